@@ -1,0 +1,157 @@
+"""What an experiment is made of: the sections of a config file, their defaults, and durations.
+
+A config file under `configs/` calls `base()` and fills in its sections; every key below can be
+overridden on the command line (`--config.train.ema_decay=0.999`). This module imports nothing heavy:
+`--help` reads it.
+"""
+
+import math
+import re
+
+from ml_collections import ConfigDict
+
+from aigc_jax.errors import UserError
+
+
+def base() -> ConfigDict:
+    """A config with every section that all families share."""
+    config = ConfigDict()
+    config.seed = 0
+    config.task = ConfigDict()  # name, and the arguments of that task
+    config.model = ConfigDict()  # the arguments of the linen modules
+    config.data = ConfigDict()  # `images(...)` or `text(...)`
+    config.optimizer = ConfigDict()  # network name -> `optimizer(...)`
+    config.train = ConfigDict(
+        {
+            "duration": "20 epochs",  # steps, epochs or examples
+            "accumulate": 1,  # microbatches per step
+            "steps_per_call": 1,  # steps in one lax.scan, without a word from the host
+            "ema_decay": 0.0,  # 0 keeps no moving average
+            "precision": "float32",  # or bfloat16: compute; parameters and losses stay float32
+            "log_every": "50 steps",
+            "eval_every": "1 epoch",  # "never" to switch off, as for the next two
+            "sample_every": "1 epoch",
+            "checkpoint_every": "1 epoch",
+            "keep": 2,  # latest checkpoints kept
+            "best": "",  # an evaluation metric: the checkpoint where it was lowest is kept too
+            "profile": "",  # "START:STOP" steps, written to WORKDIR/tensorboard
+        }
+    )
+    config.parallel = ConfigDict(
+        {
+            "mode": "jit",  # or pmap (data parallel only)
+            "data": -1,  # devices along each mesh axis; -1 is the rest
+            "fsdp": 1,
+            "tensor": 1,
+            "rules": (),  # ((path regex, (axis or None per dimension)), ...), before the default
+            "cpu_devices": 0,  # devices to make of a CPU; 0: one per core, as the batch divides
+        }
+    )
+    return config
+
+
+def images(
+    source: str,
+    *,
+    split: str = "train",
+    eval_split: str = "test",
+    batch_size: int = 128,
+    eval_batch_size: int = 500,
+    scale: str = "signed",
+) -> ConfigDict:
+    """The data section for images."""
+    return ConfigDict(
+        {
+            "source": source,  # `aigc data list` shows them; a path is a folder of images
+            "split": split,
+            "eval_split": eval_split,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "placement": "memory",  # or device (gather inside the step), or disk
+            "image_size": 0,  # folders: resize and crop to this side; 0 keeps the first image's
+            "scale": scale,  # signed: [-1, 1]; unit: [0, 1]
+            "binarize": False,  # draw each pixel from a Bernoulli of its intensity, anew each step
+            "flip": False,  # mirror half of the training images
+            "pad_crop": 0,  # shift training images by up to this many pixels
+        }
+    )
+
+
+def text(
+    source: str,
+    *,
+    split: str = "train",
+    eval_split: str = "validation",
+    batch_size: int = 12,
+    eval_batch_size: int = 64,
+    block_size: int = 64,
+    tokenizer: str = "char",
+) -> ConfigDict:
+    """The data section for text."""
+    return ConfigDict(
+        {
+            "source": source,
+            "split": split,
+            "eval_split": eval_split,
+            "batch_size": batch_size,
+            "eval_batch_size": eval_batch_size,
+            "placement": "memory",
+            "tokenizer": tokenizer,  # char or byte
+            "block_size": block_size,  # tokens the model sees; an example holds one more
+            "stride": block_size,  # tokens between the starts of training examples
+        }
+    )
+
+
+def optimizer(
+    name: str = "adam",
+    learning_rate: float = 1e-3,
+    *,
+    schedule: str = "constant",
+    warmup: str = "0 steps",
+    final_fraction: float = 0.0,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    **args,
+) -> ConfigDict:
+    """The optimizer section of one network. `args` go to optax's function of that name."""
+    return ConfigDict(
+        {
+            "name": name,  # optax's: adam, adamw, sgd, lion, rmsprop, ...
+            "learning_rate": learning_rate,
+            "schedule": schedule,  # constant, cosine or linear, over the whole run
+            "warmup": warmup,  # linear from zero
+            "final_fraction": final_fraction,  # of the learning rate, at the end of the schedule
+            "weight_decay": weight_decay,  # on matrices and kernels alone; adamw, lion, ...
+            "clip_norm": clip_norm,  # global norm of the gradient; 0 is off
+            "args": args,
+        }
+    )
+
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|)\s*")
+
+
+def steps(duration: str | int, key: str, batch_size: int, num_examples: int) -> int:
+    """A duration in steps, rounded up: `"20 epochs"`, `"300 steps"`, `"60000 examples"`, `"never"`.
+
+    Args:
+        duration: what the config says. A bare number counts steps; "never" and "" are 0.
+        key: the config key, for the error message.
+        batch_size: examples per step.
+        num_examples: examples per epoch.
+
+    Raises:
+        UserError: the text is not a duration.
+    """
+    if duration in ("never", ""):
+        return 0
+    match = _DURATION.fullmatch(str(duration))
+    if not match:
+        raise UserError(
+            f'{key}="{duration}" is not a duration; write e.g. "300 steps", "20 epochs", '
+            '"60000 examples" or "never"'
+        )
+    number, unit = float(match[1]), match[2].rstrip("s")
+    examples = {"": batch_size, "step": batch_size, "epoch": num_examples, "example": 1}[unit]
+    return math.ceil(number * examples / batch_size)

@@ -1,0 +1,32 @@
+"""Layers that the families share."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from aigc_jax import rng
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask belongs to the example (`rng.per_example`), not to the device.
+
+    Attributes:
+        rate: the share of units set to zero; the others are divided by `1 - rate`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch ..."], ids: Int[Array, "batch"] | None
+    ) -> Float[Array, "batch ..."]:
+        """`ids` are the examples' places in the global batch; None switches dropout off."""
+        if ids is None or self.rate == 0.0:
+            return x
+        keep = rng.per_example(
+            self.make_rng("dropout"),
+            ids,
+            lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]),
+        )
+        return jnp.where(keep, x / (1.0 - self.rate), 0)
