@@ -1,11 +1,12 @@
 """The one protocol: what a family has to say so that the loop can train it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
 from jaxtyping import Array, Int, Key
@@ -107,6 +108,46 @@ def mean_over(axis: str | None, tree: Any) -> Any:
 def sum_over(axis: str | None, metrics: Metrics) -> Metrics:
     """Totals and counts summed over a pmapped axis; nothing under jit."""
     return metrics if axis is None else jax.lax.psum(metrics, axis)
+
+
+def accumulate_gradients(
+    loss_fn: Callable[[Any, Batch], tuple[Array, tuple[Metrics, Any]]],
+    params: Any,
+    batch: Batch,
+    num_microbatches: int,
+) -> tuple[Any, tuple[Metrics, Any]]:
+    """Mean gradient of `loss_fn` over `num_microbatches` equal parts of the batch, one at a time.
+
+    Args:
+        loss_fn: `(params, microbatch) -> (mean loss, (metrics, stats))`. `stats` are the mutable
+            collections after the microbatch; those of the last one are returned.
+        params: what to differentiate by.
+        batch: arrays with a leading batch axis that `num_microbatches` divides.
+        num_microbatches: 1 runs the whole batch at once.
+
+    Returns:
+        The gradient, and the merged metrics with the statistics.
+    """
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if num_microbatches == 1:
+        return gradient(params, batch)
+
+    def split(x):
+        # Rows m, m + n, m + 2n ... : the rows of a microbatch stay spread over the devices.
+        return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total, microbatch):
+        grads, (metrics, stats) = gradient(params, microbatch)
+        grad_sum, metric_sum = total
+        return (jax.tree.map(jnp.add, grad_sum, grads), metric_sum.merge(metrics)), stats
+
+    microbatches = jax.tree.map(split, dict(batch))
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    rest = jax.tree.map(lambda x: x[1:], microbatches)
+    grads, (metrics, _) = gradient(params, first)
+    (grads, metrics), stats = jax.lax.scan(add, (grads, metrics), rest)
+    grads = jax.tree.map(lambda g: g / num_microbatches, grads)
+    return grads, (metrics, jax.tree.map(lambda s: s[-1], stats))
 
 
 def create_network(variables: Any, tx: optax.GradientTransformation, ema_decay: float) -> Network:
