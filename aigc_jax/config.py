@@ -1,8 +1,8 @@
 """What an experiment is made of: the sections of a config file, their defaults, and durations.
 
 A config file under `configs/` calls `base()` and fills in its sections; every key below can be
-overridden on the command line (`--config.train.ema_decay=0.999`). This module imports nothing heavy:
-`--help` reads it.
+overridden on the command line (`--config.train.ema_decay=0.999`). This module imports nothing
+heavy: `--help` reads it.
 """
 
 import math

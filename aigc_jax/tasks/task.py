@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 Batch = Mapping[str, Array]
 Samples = Mapping[str, Array]
@@ -68,9 +68,9 @@ class Request:
 class Task(Protocol):
     """A family: what its parameters are, what one step does, what it makes. Every method is pure.
 
-    A `batch` is a dict of arrays with a leading batch axis. `batch["id"]` holds the examples' places
-    in the global batch (for `rng.per_example`); in evaluation `batch["mask"]` is 1 for an example
-    and 0 for padding.
+    A `batch` is a dict of arrays with a leading batch axis. `batch["id"]` holds the examples'
+    places in the global batch (for `rng.per_example`); in evaluation `batch["mask"]` is 1 for an
+    example and 0 for padding.
     """
 
     kinds: tuple[str, ...]
@@ -110,6 +110,17 @@ def sum_over(axis: str | None, metrics: Metrics) -> Metrics:
     return metrics if axis is None else jax.lax.psum(metrics, axis)
 
 
+def average(values: Array, mask: Float[Array, "batch"] | None = None) -> clu_metrics.Average:
+    """The total and the count of one value per example; where `mask` is 0 neither counts."""
+    mask = jnp.ones(values.shape) if mask is None else mask
+    return clu_metrics.Average.from_model_output(values.astype(jnp.float32), mask=mask)
+
+
+def collect(collection: type[Metrics], **metrics: clu_metrics.Metric) -> Metrics:
+    """A collection from metrics that are already made."""
+    return collection(_reduction_counter=collection.empty()._reduction_counter, **metrics)
+
+
 def accumulate_gradients(
     loss_fn: Callable[[Any, Batch], tuple[Array, tuple[Metrics, Any]]],
     params: Any,
@@ -120,7 +131,8 @@ def accumulate_gradients(
 
     Args:
         loss_fn: `(params, microbatch) -> (mean loss, (metrics, stats))`. `stats` are the mutable
-            collections after the microbatch; those of the last one are returned.
+            collections after the microbatch, which all microbatches start from the same; their
+            mean is returned.
         params: what to differentiate by.
         batch: arrays with a leading batch axis that `num_microbatches` divides.
         num_microbatches: 1 runs the whole batch at once.
@@ -138,16 +150,16 @@ def accumulate_gradients(
 
     def add(total, microbatch):
         grads, (metrics, stats) = gradient(params, microbatch)
-        grad_sum, metric_sum = total
-        return (jax.tree.map(jnp.add, grad_sum, grads), metric_sum.merge(metrics)), stats
+        return jax.tree.map(jnp.add, total, (grads, metrics, stats)), None
 
     microbatches = jax.tree.map(split, dict(batch))
     first = jax.tree.map(lambda x: x[0], microbatches)
-    rest = jax.tree.map(lambda x: x[1:], microbatches)
-    grads, (metrics, _) = gradient(params, first)
-    (grads, metrics), stats = jax.lax.scan(add, (grads, metrics), rest)
-    grads = jax.tree.map(lambda g: g / num_microbatches, grads)
-    return grads, (metrics, jax.tree.map(lambda s: s[-1], stats))
+    grads, (metrics, stats) = jax.eval_shape(gradient, params, first)
+    # Metrics are totals and counts, so adding them is merging them, and zero is empty.
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics, stats))
+    (grads, metrics, stats), _ = jax.lax.scan(add, zeros, microbatches)
+    grads, stats = jax.tree.map(lambda x: x / num_microbatches, (grads, stats))
+    return grads, (metrics, stats)
 
 
 def create_network(variables: Any, tx: optax.GradientTransformation, ema_decay: float) -> Network:

@@ -1,0 +1,118 @@
+"""Encoders and decoders of variational autoencoders.
+
+An encoder maps images to the mean and the log standard deviation of q(z|x); a decoder maps latent
+vectors to the logits of p(x|z), a Bernoulli per pixel.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from aigc_jax.models.conv import Conv, ConvTranspose
+
+
+class DenseEncoder(nn.Module):
+    """Hidden layers with ReLU, then mean and log standard deviation.
+
+    Attributes:
+        latent_dim: size of z.
+        features: widths of the hidden layers.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    latent_dim: int
+    features: Sequence[int] = (500,)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+        x = x.reshape(x.shape[0], -1)
+        for features in self.features:
+            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+        return _gaussian(x, self.latent_dim)
+
+
+class DenseDecoder(nn.Module):
+    """Hidden layers with ReLU, then one logit per pixel.
+
+    Attributes:
+        shape: height, width, channels of an image.
+        features: widths of the hidden layers.
+        dtype: of the computation; parameters and logits are float32.
+    """
+
+    shape: tuple[int, int, int]
+    features: Sequence[int] = (500,)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "batch latent"]
+    ) -> Float[Array, "batch height width channels"]:
+        x = z
+        for features in self.features:
+            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+        x = nn.Dense(math.prod(self.shape), dtype=self.dtype)(x)
+        return x.astype(jnp.float32).reshape(-1, *self.shape)
+
+
+class ConvEncoder(nn.Module):
+    """Stride-2 3x3 convolutions with ReLU, then mean and log standard deviation.
+
+    Attributes:
+        latent_dim: size of z.
+        features: channels after each convolution; each halves height and width.
+        dtype: of the computation; parameters and outputs are float32.
+    """
+
+    latent_dim: int
+    features: Sequence[int] = (32, 64)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+        for features in self.features:
+            x = nn.relu(Conv(features, (3, 3), (2, 2), dtype=self.dtype)(x))
+        return _gaussian(x.reshape(x.shape[0], -1), self.latent_dim)
+
+
+class ConvDecoder(nn.Module):
+    """A dense layer, then stride-2 3x3 transposed convolutions: the encoder's mirror image.
+
+    Attributes:
+        shape: height, width, channels of an image; height and width are multiples of
+            `2 ** len(features)`.
+        features: channels before each transposed convolution.
+        dtype: of the computation; parameters and logits are float32.
+    """
+
+    shape: tuple[int, int, int]
+    features: Sequence[int] = (64, 32)
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "batch latent"]
+    ) -> Float[Array, "batch height width channels"]:
+        height, width, channels = self.shape
+        scale = 2 ** len(self.features)
+        first = (height // scale, width // scale, self.features[0])
+        x = nn.relu(nn.Dense(math.prod(first), dtype=self.dtype)(z)).reshape(-1, *first)
+        for features in self.features[1:]:
+            x = nn.relu(ConvTranspose(features, (3, 3), (2, 2), dtype=self.dtype)(x))
+        x = ConvTranspose(channels, (3, 3), (2, 2), dtype=self.dtype)(x)
+        return x.astype(jnp.float32)
+
+
+def _gaussian(
+    x: Float[Array, "batch features"], latent_dim: int
+) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+    x = x.astype(jnp.float32)
+    return nn.Dense(latent_dim, name="mean")(x), nn.Dense(latent_dim, name="log_std")(x)
