@@ -1,0 +1,307 @@
+"""Model FLOPs of a computation, and the FLOP/s that a device could do.
+
+What is counted: two FLOPs (a multiplication and an addition) for each product in a matrix
+multiplication or a convolution. Elementwise work, reductions, normalisation, softmax, look-ups and
+the optimizer are not counted; in every model here they are a small share of the arithmetic.
+"""
+
+import math
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.interpreters import partial_eval
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def count(fn: Callable, *args: Any) -> int:
+    """FLOPs of `fn(*args)` over all devices, read off its jaxpr: nothing is compiled or run.
+
+    `count(task.train_step, state, batch, key)` is the model FLOPs of a training step. As a compiler
+    would, it leaves out what no output needs and counts the same product of the same arrays once
+    (a GAN's two losses both generate images from the same noise). Beyond that:
+
+    - matrix multiplication: 2 m n k, times the batch dimensions;
+    - convolution: 2 x examples x channels in (of a group) x channels out, times taps x positions in
+      each spatial dimension, the positions being those of the output or of the input, whichever are
+      fewer. Products with padding count, as in the literature's figures; products with the zeros
+      that dilate an input do not. So a strided convolution, the transposed convolution that is its
+      adjoint, and the gradients of both all count the same;
+    - scan: its body times its length;
+    - cond: its most expensive branch; of `lax.platform_dependent` the default one, which is what an
+      accelerator would run;
+    - remat: what it computes again counts, so this is more than the model FLOPs of MFU. Count the
+      same model without remat for those;
+    - shard_map and pmap: the body on one device times the devices.
+
+    Args:
+        fn: what to count.
+        *args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+        ValueError: there are FLOPs in a while loop, whose trip count is unknown, or in a kernel.
+    """
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _count_scope(jaxpr)
+
+
+def transformer_training(
+    matmul_params: int,
+    num_layers: int,
+    num_heads: int,
+    head_dim: int,
+    length: int,
+    causal_half: bool = False,
+) -> int:
+    """FLOPs per token, forward and backward: 6 N + 12 L H Q T (Chowdhery et al. 2022, appendix B).
+
+    Each parameter costs one multiplication and one addition forward and twice that backward; the
+    second term is the same count for query x key and weights x value.
+
+    Args:
+        matmul_params: N, the parameters that multiply activations; see `matmul_params`.
+        num_layers: L.
+        num_heads: H.
+        head_dim: Q.
+        length: T, tokens in a sequence.
+        causal_half: count half of the attention scores, the ones that a causal mask leaves. False
+            counts them all, as the paper does and as `count` does.
+    """
+    attention = 12 * num_layers * num_heads * head_dim * length
+    return 6 * matmul_params + (attention // 2 if causal_half else attention)
+
+
+def matmul_params(params: Any) -> int:
+    """N of `transformer_training` for a transformer whose head is its token embedding.
+
+    Everything of rank two or more but the position embedding. The token embedding counts once: as
+    the head it is a matrix multiplication, as a look-up it is not. Biases and norms are left out.
+    """
+
+    def size(path, leaf):
+        name = path[-1].key
+        return 0 if leaf.ndim < 2 or name in ("bias", "position_embedding") else leaf.size
+
+    return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(size, params)))
+
+
+class Chip(NamedTuple):
+    """Published figures of one TPU chip.
+
+    Attributes:
+        bfloat16: peak FLOP/s.
+        hbm_bytes: memory.
+        hbm_bandwidth: bytes/s.
+        ici_bandwidth: bytes/s that a chip can send to its neighbours, over all its links.
+        ici_links: neighbours in a torus.
+    """
+
+    bfloat16: float
+    hbm_bytes: int
+    hbm_bandwidth: float
+    ici_bandwidth: float
+    ici_links: int
+
+
+GiB = 2**30
+# Keys are the start of a topology's name. Peaks, memory and its bandwidth:
+# https://cloud.google.com/tpu/docs/v4 (and v5e, v5p, v6e). Interconnect: the same pages (v5e 400,
+# v5p 1200, v6e 800 GB/s in both directions); v4: six links of 50 GB/s, Jouppi et al. 2023, table 4.
+CHIPS = {
+    "v4": Chip(275e12, 32 * GiB, 1200e9, 300e9, 6),
+    "v5e": Chip(197e12, 16 * GiB, 819e9, 200e9, 4),
+    "v5p": Chip(459e12, 95 * GiB, 2765e9, 600e9, 6),
+    "v6e": Chip(918e12, 32 * GiB, 1638e9, 400e9, 4),
+}
+
+# Dense peaks by `device.device_kind` and dtype. float32 is what a float32 matmul gets at JAX's
+# default precision: one bfloat16 pass on a TPU, TF32 on a GPU.
+_PEAK_DTYPES = ("bfloat16", "float32")
+_PEAKS = {
+    # A device of a v2 or v3 is a core, half a chip. https://cloud.google.com/tpu/docs/v3;
+    # v2: Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3".
+    "TPU v2": (23e12, 23e12),
+    "TPU v3": (61.5e12, 61.5e12),
+    "TPU v4": (CHIPS["v4"].bfloat16,) * 2,
+    "TPU v5 lite": (CHIPS["v5e"].bfloat16,) * 2,
+    "TPU v5e": (CHIPS["v5e"].bfloat16,) * 2,
+    "TPU v5": (CHIPS["v5p"].bfloat16,) * 2,
+    "TPU v5p": (CHIPS["v5p"].bfloat16,) * 2,
+    "TPU v6 lite": (CHIPS["v6e"].bfloat16,) * 2,
+    "TPU v6e": (CHIPS["v6e"].bfloat16,) * 2,
+    # https://www.nvidia.com/en-us/data-center/a100/
+    "NVIDIA A100-SXM4-40GB": (312e12, 156e12),
+    "NVIDIA A100-SXM4-80GB": (312e12, 156e12),
+    "NVIDIA A100-PCIE-40GB": (312e12, 156e12),
+    "NVIDIA A100 80GB PCIe": (312e12, 156e12),
+    # https://www.nvidia.com/en-us/data-center/h100/, halved: the page counts 2:4 sparsity
+    "NVIDIA H100 80GB HBM3": (989e12, 494.5e12),
+    "NVIDIA H100 PCIe": (756.5e12, 378e12),
+}
+
+
+def peak_flops(device_kind: str, dtype: str) -> float | None:
+    """The published dense peak of one device in FLOP/s; None where none is known (any CPU).
+
+    Args:
+        device_kind: `jax.devices()[0].device_kind`.
+        dtype: "bfloat16" or "float32", at JAX's default matmul precision.
+    """
+    if device_kind not in _PEAKS:
+        return None
+    return dict(zip(_PEAK_DTYPES, _PEAKS[device_kind])).get(dtype)
+
+
+def measured_peak(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+    """FLOP/s of a `size`^3 matrix multiplication split over all local devices: the best of several.
+
+    Where no peak is published this is what a run on the same machine is compared with. Unlike
+    `peak_flops` it is the figure for all devices together.
+    """
+    devices = jax.local_devices()
+    rows = math.ceil(size / len(devices)) * len(devices)
+    mesh = jax.make_mesh(
+        (len(devices),), ("rows",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
+    )
+    lhs = jax.device_put(jnp.ones((rows, size), dtype), NamedSharding(mesh, PartitionSpec("rows")))
+    rhs = jax.device_put(jnp.ones((size, size), dtype), NamedSharding(mesh, PartitionSpec()))
+    matmul = jax.jit(jnp.dot)
+    matmul(lhs, rhs).block_until_ready()
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        matmul(lhs, rhs).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * size * size / min(seconds)
+
+
+# Calls whose body is as good as written in place of them.
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
+
+
+def _count_scope(jaxpr: Jaxpr) -> int:
+    """FLOPs of a jaxpr whose equations are compared with each other and with no others."""
+    inputs: list[Hashable] = [("input", i) for i in range(len(jaxpr.invars))]
+    flops, _ = _count_equations(jaxpr, inputs, {})
+    return flops
+
+
+def _count_equations(
+    jaxpr: Jaxpr, inputs: list[Hashable], seen: dict[Hashable, int]
+) -> tuple[int, list[Hashable]]:
+    """FLOPs of the equations that are not in `seen`, and names of the outputs' values.
+
+    A value's name is the equation that made it, numbered in `seen` by its primitive, parameters and
+    the names of its inputs: equal names are equal values.
+    """
+    names: dict[Any, Hashable] = dict(zip(jaxpr.invars, inputs))
+    names.update((var, ("constant", id(var))) for var in jaxpr.constvars)
+
+    def name(atom):
+        if isinstance(atom, Literal):
+            return ("literal", str(atom.aval), repr(atom.val))
+        return names[atom]
+
+    flops = 0
+    for eqn in jaxpr.eqns:
+        operands = [name(atom) for atom in eqn.invars]
+        body = _inlined(eqn)
+        if body is not None:
+            # The index of a platform's branch is no argument of the branch.
+            operands = operands[len(operands) - len(body.invars) :]
+            body_flops, results = _count_equations(body, operands, seen)
+            flops += body_flops
+        else:
+            key = _key(eqn, operands)
+            if key not in seen:
+                seen[key] = len(seen)
+                flops += _count_equation(eqn)
+            results = [(seen[key], i) for i in range(len(eqn.outvars))]
+        names.update(zip(eqn.outvars, results))
+    return flops, [name(atom) for atom in jaxpr.outvars]
+
+
+def _inlined(eqn: JaxprEqn) -> Jaxpr | None:
+    """The body of a call, or the default branch of `lax.platform_dependent`, which comes last."""
+    if eqn.primitive.name in _CALLS:
+        body = eqn.params["jaxpr"] if "jaxpr" in eqn.params else eqn.params["call_jaxpr"]
+    elif eqn.params.get("branches_platforms"):
+        body = eqn.params["branches"][-1]
+    else:
+        return None
+    return body.jaxpr if isinstance(body, ClosedJaxpr) else body
+
+
+def _key(eqn: JaxprEqn, operands: list[Hashable]) -> Hashable:
+    key = (eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda p: p[0])), tuple(operands))
+    try:
+        hash(key)
+    except TypeError:
+        return object()
+    # Rematerialisation exists to compute a thing twice: it is never merged with anything.
+    return object() if eqn.effects or "prevent_cse" in eqn.params else key
+
+
+def _count_equation(eqn: JaxprEqn) -> int:
+    params = eqn.params
+    bodies = [_count_scope(body) for body in _bodies(params)]
+    match eqn.primitive.name:
+        case "dot_general":
+            return _count_dot(eqn)
+        case "conv_general_dilated":
+            return _count_convolution(eqn)
+        case "scan":
+            return params["length"] * sum(bodies)
+        case "cond":
+            return max(bodies)
+        case "shard_map":
+            axes = params.get("newly_manual_axes", params["mesh"].axis_names)
+            return math.prod(params["mesh"].shape[axis] for axis in axes) * sum(bodies)
+        case "while" | "pallas_call" if any(bodies):
+            raise ValueError(
+                f"cannot count the FLOPs of {eqn.primitive.name}: how often its body runs is not "
+                "known; use lax.scan or lax.fori_loop with static bounds"
+            )
+    return sum(bodies)
+
+
+def _bodies(params: dict[str, Any]) -> list[Jaxpr]:
+    """The jaxprs among an equation's parameters."""
+    values = [
+        value
+        for param in params.values()
+        for value in (param if isinstance(param, tuple | list) else (param,))
+    ]
+    return [
+        value.jaxpr if isinstance(value, ClosedJaxpr) else value
+        for value in values
+        if isinstance(value, ClosedJaxpr | Jaxpr)
+    ]
+
+
+def _count_dot(eqn: JaxprEqn) -> int:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    lhs = eqn.invars[0].aval.shape
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
+
+
+def _count_convolution(eqn: JaxprEqn) -> int:
+    """Of a spatial dimension's input, window and output positions, any two determine the third.
+
+    So the two smallest sizes multiply: window x output in a strided convolution, window x input in
+    a transposed one, and the same two, in other roles, in the gradients of both.
+    """
+    numbers = eqn.params["dimension_numbers"]
+    lhs, rhs, out = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    _, window_in, *window_axes = numbers.rhs_spec
+    batch, out_features, *out_axes = numbers.out_spec
+    # `rhs` holds the channels of one group only: groups need no further care.
+    products = out[batch] * out[out_features] * rhs[window_in]
+    for axes in zip(numbers.lhs_spec[2:], window_axes, out_axes):
+        sizes = sorted(shape[axis] for shape, axis in zip((lhs, rhs, out), axes))
+        products *= sizes[0] * sizes[1]
+    return 2 * products
