@@ -1,0 +1,92 @@
+"""Decoded arrays kept on disk, so that pictures are decompressed once per machine.
+
+One file per split: a line of JSON (names, types, shapes, offsets, CRC-32), then the arrays, each
+on a 64-byte boundary. It is written under another name and renamed: no reader sees half a file.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+from absl import logging
+
+from aigc_jax.data.examples import Arrays
+
+_ALIGN = 64
+
+
+def directory() -> Path:
+    """`$AIGC_CACHE_DIR`, or `~/.cache/aigc_jax`."""
+    given = os.environ.get("AIGC_CACHE_DIR")
+    return Path(given) if given else Path.home() / ".cache" / "aigc_jax"
+
+
+def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
+    """What `build()` returns, from the cache if it has been built before.
+
+    Args:
+        name: of the data set and split; a part of the file's name.
+        identity: JSON values that say what the arrays were made of (files, sizes, dates, settings).
+            When one changes, they are built anew.
+        build: makes the arrays.
+
+    Returns:
+        Read-only arrays, memory-mapped, so that processes on one machine share them. A damaged
+        file is built anew; a cache that cannot be written costs a warning.
+    """
+    digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    path = directory() / f"{safe}-{digest}.arrays"
+    arrays = _read(path)
+    if arrays is None:
+        arrays = build()
+        try:
+            _write(path, arrays)
+        except OSError as error:
+            logging.warning("decoded %s is not cached: %s", name, error)
+            return arrays
+        return _read(path) or arrays
+    return arrays
+
+
+def _write(path, arrays):
+    header, offset, checksum = {}, 0, 0
+    for name, array in arrays.items():
+        header[name] = [array.dtype.str, array.shape, offset]
+        checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        offset = -(-(offset + array.nbytes) // _ALIGN) * _ALIGN
+    line = json.dumps({"arrays": header, "crc32": checksum}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(line.ljust(-(-(len(line) + 1) // _ALIGN) * _ALIGN - 1) + b"\n")
+            for array in arrays.values():
+                file.write(np.ascontiguousarray(array).data)
+                file.write(bytes(-file.tell() % _ALIGN))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read(path):
+    """The arrays of a file; None if it is missing or not what was written."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline()
+        header = json.loads(line)
+        arrays, checksum = {}, 0
+        for name, (dtype, shape, offset) in header["arrays"].items():
+            start = len(line) + offset
+            array = np.memmap(path, dtype, "r", start, tuple(shape)).view(np.ndarray)
+            checksum = zlib.crc32(array.data, checksum)
+            arrays[name] = array
+        return arrays if checksum == header["crc32"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

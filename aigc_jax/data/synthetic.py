@@ -1,0 +1,93 @@
+"""Data made from its index: for tests and benchmarks, of any shape, and with something to learn."""
+
+import re
+
+import numpy as np
+
+from aigc_jax.data.examples import Arrays, Images, Tokens
+from aigc_jax.data.tokenizer import IdTokenizer
+from aigc_jax.errors import UserError
+
+NUM_CLASSES = 10
+NUM_IMAGES, NUM_TOKENS = 2048, 1 << 18  # for training; validation and test hold an eighth each
+_RUN = 64  # tokens between two changes of the rule
+
+
+def images(parameters: str) -> Images:
+    """Grey or coloured stripes, `synthetic_images[:HxWxC[:COUNT]]`, 28x28x1 and 2,048 by default.
+
+    The class sets the direction and the frequency of the stripes, the index their phase and colour.
+
+    Raises:
+        UserError: the parameters are not of this form.
+    """
+    match = re.fullmatch(r"(?:(\d+)x(\d+)x([134])(?::(\d+))?)?", parameters)
+    if not match or "0" in match.groups():
+        raise UserError(
+            f'cannot read "synthetic_images:{parameters}"; write synthetic_images:HxWxC or '
+            "synthetic_images:HxWxC:COUNT, e.g. synthetic_images:64x64x3:10000"
+        )
+    height, width, channels, count = (int(g) if g else None for g in match.groups())
+    shape = (height or 28, width or 28, channels or 1)
+    sizes, starts = _splits(count or NUM_IMAGES)
+
+    def decode(split, indices):
+        return _stripes(indices + starts[split], shape)
+
+    return Images(sizes, shape, NUM_CLASSES, decode)
+
+
+def tokens(parameters: str) -> Tokens:
+    """Counting modulo the vocabulary, `synthetic_tokens[:VOCABULARY[:COUNT]]`, 64 by default.
+
+    Every 64 tokens the stride of the counting changes, so the next token follows from the last two.
+
+    Raises:
+        UserError: the parameters are not of this form.
+    """
+    match = re.fullmatch(r"(?:(\d+)(?::(\d+))?)?", parameters)
+    if not match or (match[1] and int(match[1]) < 2) or match[2] == "0":
+        raise UserError(
+            f'cannot read "synthetic_tokens:{parameters}"; write synthetic_tokens:VOCABULARY or '
+            "synthetic_tokens:VOCABULARY:COUNT, e.g. synthetic_tokens:50257:1000000"
+        )
+    vocab_size = int(match[1] or 64)
+    sizes, starts = _splits(int(match[2] or NUM_TOKENS))
+
+    def read(split, start, stop):
+        place = np.arange(start, stop, dtype=np.int64) + starts[split]
+        run, within = np.divmod(place, _RUN)
+        return (_hash(run) + within * (1 + run % 7)) % vocab_size
+
+    return Tokens(sizes, read, IdTokenizer(vocab_size))
+
+
+def _splits(count):
+    held_out = -(-count // 8)
+    sizes = {"train": count, "validation": held_out, "test": held_out}
+    return sizes, {"train": 0, "validation": count, "test": count + held_out}
+
+
+def _stripes(index, shape) -> Arrays:
+    height, width, channels = shape
+    label = index % NUM_CLASSES
+    angle = np.pi * label / NUM_CLASSES
+    waves = 1 + label % 3
+    y = np.linspace(-1, 1, height)[:, None, None]
+    x = np.linspace(-1, 1, width)[None, :, None]
+    # [batch, 1, 1, channels]: a phase for each channel, hence colours.
+    phase = _hash(index[:, None] * channels + np.arange(channels))[:, None, None, :] % 628 / 100
+    across = np.cos(angle)[:, None, None, None] * x + np.sin(angle)[:, None, None, None] * y
+    wave = np.sin(np.pi * waves[:, None, None, None] * across + phase)
+    return {
+        "image": np.round(127.5 * (1 + wave)).astype(np.uint8),
+        "label": label.astype(np.int32),
+    }
+
+
+def _hash(x):
+    """A number below 2^31 that looks random, from a number."""
+    x = x.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return ((x ^ (x >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(33)).astype(
+        np.int64
+    )
