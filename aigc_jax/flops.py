@@ -84,7 +84,7 @@ def matmul_params(params: Any) -> int:
 
     def size(path, leaf):
         name = path[-1].key
-        return 0 if leaf.ndim < 2 or name in ("bias", "position_embedding") else leaf.size
+        return 0 if leaf.ndim < 2 or name in ("bias", "scale", "position_embedding") else leaf.size
 
     return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(size, params)))
 

@@ -1,16 +1,24 @@
 """Counts against closed forms, against products enumerated one by one, and against each other."""
 
+import dataclasses
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from aigc_jax import flops
+from aigc_jax.models import gan as gan_models
+from aigc_jax.models import vae as vae_models
+from aigc_jax.models.transformer import GPT
+from aigc_jax.tasks.causal_lm import CausalLM
+from aigc_jax.tasks.gan import GAN
+from aigc_jax.tasks.vae import VAE
 
 
 def shape(*dims):
@@ -228,3 +236,108 @@ def test_peaks_are_known_by_the_names_that_jax_gives():
     assert flops.peak_flops("NVIDIA A100-SXM4-40GB", "float32") == 156e12
     assert flops.peak_flops(jax.local_devices(backend="cpu")[0].device_kind, "float32") is None
     assert flops.peak_flops("TPU v4", "int8") is None
+
+
+# Forward FLOPs of the layers of the seed systems, per example.
+
+
+def dense(inputs, outputs):
+    return 2 * inputs * outputs
+
+
+def conv2d(positions, taps, inputs, outputs):
+    """`positions` and `taps` along each side: of the output, or of a transposed one's input."""
+    return 2 * positions**2 * taps**2 * inputs * outputs
+
+
+KEY = jax.random.key(0)
+NETWORKS = ("generator", "discriminator")
+BATCH = 4
+IMAGE = (28, 28, 1)
+CONV_G = [dense(100, 6272), conv2d(7, 5, 128, 64), conv2d(14, 5, 64, 1)]
+CONV_D = [conv2d(14, 3, 1, 32), conv2d(7, 3, 32, 64), dense(3136, 1)]
+DENSE_G = [dense(100, 256), dense(256, 512), dense(512, 1024), dense(1024, 784)]
+DENSE_D = [dense(784, 1024), dense(1024, 512), dense(512, 256), dense(256, 1)]
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "layers_g", "layers_d"),
+    [
+        (gan_models.ConvGenerator(IMAGE), gan_models.ConvDiscriminator(), CONV_G, CONV_D),
+        (gan_models.DenseGenerator(IMAGE), gan_models.DenseDiscriminator(), DENSE_G, DENSE_D),
+    ],
+    ids=["conv", "dense"],
+)
+def test_gan_step_agrees_with_its_formula(generator, discriminator, layers_g, layers_d):
+    """G: forward once, for both losses, and backward. D: forward and backward on real and on fake;
+    then forward on fake and back to the images, for G's sake. No other first layer needs the
+    gradient of its input."""
+    task = GAN(
+        generator, discriminator, 100, "non_saturating", dict.fromkeys(NETWORKS, optax.adam(1e-4))
+    )
+    g, d = sum(layers_g), sum(layers_d)
+    formula = (3 * g - layers_g[0]) + 2 * (3 * d - layers_d[0]) + 2 * d
+    assert count_step(task, {"image": shape(BATCH, *IMAGE)}) == BATCH * formula
+
+
+VAE_CONV_ENCODER = [conv2d(14, 3, 1, 32), conv2d(7, 3, 32, 64), 2 * dense(3136, 20)]
+VAE_CONV_DECODER = [dense(20, 3136), conv2d(7, 3, 64, 32), conv2d(14, 3, 32, 1)]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "layers"),
+    [
+        (
+            vae_models.DenseEncoder(20),
+            vae_models.DenseDecoder(IMAGE),
+            [dense(784, 500), 2 * dense(500, 20), dense(20, 500), dense(500, 784)],
+        ),
+        (
+            vae_models.ConvEncoder(20),
+            vae_models.ConvDecoder(IMAGE),
+            VAE_CONV_ENCODER + VAE_CONV_DECODER,
+        ),
+    ],
+    ids=["dense", "conv"],
+)
+def test_vae_step_agrees_with_its_formula(encoder, decoder, layers):
+    """Three passes, less the gradient with respect to the images."""
+    task = VAE(encoder, decoder, 20, {"model": optax.adam(1e-3)})
+    counted = count_step(task, {"image": shape(BATCH, *IMAGE)})
+    assert counted == BATCH * (3 * sum(layers) - layers[0])
+
+
+def gpt(**options):
+    model = GPT(65, block_size=16, num_layers=3, num_heads=4, embed_dim=32, **options)
+    task = CausalLM(model, optax.adam(1e-3))
+    return task, {"tokens": jax.ShapeDtypeStruct((BATCH, 17), jnp.int32)}
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"use_bias": False, "dropout": 0.1, "dtype": jnp.bfloat16}], ids=str
+)
+def test_gpt_step_agrees_with_palm(options):
+    task, batch = gpt(**options)
+    params = jax.eval_shape(task.init, KEY, batch).networks["model"].params
+    matmul_params = flops.matmul_params(params)
+    assert matmul_params == 3 * 12 * 32**2 + 65 * 32
+    per_token = flops.transformer_training(matmul_params, 3, 4, 8, length=16)
+    assert count_step(task, batch) == BATCH * 16 * per_token
+
+
+def test_palm_with_half_the_attention_leaves_the_parameters_whole():
+    def per_token(params, half):
+        return flops.transformer_training(params, 3, 4, 8, length=16, causal_half=half)
+
+    assert 2 * per_token(0, half=True) == per_token(0, half=False)
+    assert per_token(7, half=True) - per_token(0, half=True) == 6 * 7
+
+
+def test_microbatches_cost_what_the_whole_batch_costs():
+    task, batch = gpt()
+    assert count_step(dataclasses.replace(task, accumulate=2), batch) == count_step(task, batch)
+
+
+def count_step(task, batch):
+    state = jax.eval_shape(task.init, KEY, batch)
+    return flops.count(task.train_step, state, dict(batch, id=jnp.arange(BATCH)), KEY)
