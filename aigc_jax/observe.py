@@ -1,4 +1,4 @@
-"""What a run tells: console, TensorBoard, `metrics.jsonl`, `environment.json`, and where time goes."""
+"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and where its time goes."""
 
 import contextlib
 import importlib.metadata
@@ -13,6 +13,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
+
+from aigc_jax.errors import UserError
+from aigc_jax.parallel.processes import is_lead
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 
@@ -60,6 +64,9 @@ class Writer:
             self._tensorboard.close()
 
 
+NOT_TRAINING = ("start", "compile", "evaluation", "sample", "checkpoint")
+
+
 class Clock:
     """Where the wall time of a run goes: seconds by name, and the rest."""
 
@@ -75,11 +82,145 @@ class Clock:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
+    def busy(self) -> float:
+        """Seconds so far in what is not training: compilation, evaluation, checkpoints."""
+        return sum(self.seconds.get(name, 0.0) for name in NOT_TRAINING)
+
     def shares(self) -> dict[str, float]:
         """The share of the time so far by name; `step` is what no other name claimed."""
         total = time.perf_counter() - self._start
         shares = {name: seconds / total for name, seconds in sorted(self.seconds.items())}
         return {"step": max(0.0, 1.0 - sum(shares.values())), **shares}
+
+
+class Log:
+    """Metrics on their way to the writers, one interval late, so that the device never waits."""
+
+    def __init__(
+        self, writer: Writer, clock: Clock, step: int, total: int, unit: str, units_per_step: int
+    ):
+        """
+        Args:
+            writer: receives the scalars.
+            clock: whose named times are not training time.
+            step: where the run begins.
+            total: where it ends.
+            unit: what throughput counts.
+            units_per_step: how many of it a step holds.
+        """
+        self.latest: dict[str, float] = {}
+        self._writer, self._clock, self._total = writer, clock, total
+        self._unit, self._units_per_step = unit, units_per_step
+        self._new: list[tuple[int, Any]] = []  # the interval that is running
+        self._waiting: list[tuple[int, Any]] = []  # the interval before it
+        self._speed: dict[str, float] = {}  # of the interval that waits
+        self._mark = (step, time.perf_counter(), clock.busy())
+        self._bar = tqdm(
+            total=total,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (writer.active and sys.stderr.isatty()),
+        )
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of the steps that end at `step`; they may still be in the making."""
+        self._new.append((step, metrics))
+        self._bar.update(step - self._bar.n)
+
+    def restart_clock(self, step: int) -> None:
+        """Speed counts from here: what came before was compilation."""
+        self._mark = (step, time.perf_counter(), self._clock.busy())
+
+    def interval(self, step: int) -> None:
+        """Ends an interval: writes the one before it."""
+        self._flush()
+        self._waiting, self._new = self._new, []
+        before, then, busy = self._mark
+        self.restart_clock(step)
+        seconds = max(self._mark[1] - then - (self._mark[2] - busy), 1e-9)
+        if step > before:
+            per_second = (step - before) * self._units_per_step / seconds
+            self._speed = {
+                f"{self._unit}_per_second": per_second,
+                "ms_per_step": 1000 * seconds / (step - before),
+            }
+
+    def settle(self) -> None:
+        """Waits for everything under way and writes the intervals that have ended.
+
+        Called before an evaluation or a checkpoint: neither happens after a non-finite metric.
+        """
+        self._flush()
+        self._new = [(step, jax.device_get(metrics)) for step, metrics in self._new]
+        for step, metrics in self._new:
+            _check_finite(step, metrics)
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self._bar.close()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        fetched = jax.device_get(self._waiting)
+        self._waiting = []
+        for step, metrics in fetched:
+            _check_finite(step, metrics)
+        step, last = fetched[-1]
+        values = jax.tree.map(lambda x: x[-1], last).compute()
+        self.latest = {name: float(value) for name, value in values.items()}
+        shares = {f"time/{name}": share for name, share in self._clock.shares().items()}
+        self._writer.scalars(step, {**self.latest, **self._speed, **shares})
+        if not self._bar.disable:
+            self._bar.set_postfix({k: f"{v:.4g}" for k, v in self.latest.items()}, refresh=False)
+        elif self._writer.active:
+            line = f"step {step}/{self._total}: {describe({**self.latest, **self._speed})}"
+            if self._speed:
+                left = (self._total - step) * self._speed["ms_per_step"] / 1000
+                line += f", {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+            say(line)
+
+
+def _check_finite(last: int, metrics: Any) -> None:
+    """`metrics` have a leading axis of steps, the last of which is `last`."""
+    for name, metric in vars(metrics).items():
+        bad = np.flatnonzero(~np.isfinite(getattr(metric, "total", np.zeros(1))))
+        if bad.size:
+            step = last - len(metric.total) + 1 + int(bad[0])
+            raise UserError(
+                f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
+                "the learning rate or set clip_norm, and go on with --resume=force"
+            )
+
+
+class Profile:
+    """A window of steps, `START:STOP`, recorded by JAX's profiler."""
+
+    def __init__(self, window: str, workdir: Path):
+        self._directory, self._on = workdir / "tensorboard", False
+        self._start = self._stop = -1
+        if window:
+            try:
+                self._start, self._stop = (int(part) for part in window.split(":"))
+            except ValueError:
+                raise UserError(
+                    f'config.train.profile="{window}" is not a window; write e.g. "100:110"'
+                ) from None
+
+    def at(self, step: int) -> None:
+        """Starts or stops the recording, called before each step."""
+        if not self._on and self._start <= step < self._stop:
+            jax.profiler.start_trace(str(self._directory))
+            self._on = True
+        elif self._on and step >= self._stop:
+            self.close()
+
+    def close(self) -> None:
+        """Stops the recording if it is on."""
+        if self._on:
+            jax.profiler.stop_trace()
+            self._on = False
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -144,3 +285,14 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def describe(values: dict[str, float]) -> str:
+    """`name 1.234, ...`"""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def say(line: str) -> None:
+    """A line on the console, beside the progress bar; stdout is for results."""
+    if is_lead():
+        tqdm.write(line, file=sys.stderr)

@@ -1,8 +1,11 @@
 """The processes of a run: how they find each other, and which one writes."""
 
 import os
+import signal
+import sys
 
 import jax
+from ml_collections import ConfigDict
 
 from aigc_jax.errors import UserError
 
@@ -70,24 +73,56 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-def cpu_devices(requested: int, batch_sizes: tuple[int, ...]) -> None:
+def cpu_devices(config: ConfigDict) -> None:
     """Makes a CPU's cores the devices; call it before any device is touched.
 
-    Args:
-        requested: how many; 0 is one per core, fewer where a batch would not divide.
-        batch_sizes: every one of them must divide by the number of devices made.
+    As many as `config.parallel.cpu_devices`, or as there are cores; fewer where they would not
+    divide a batch. `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` win. Other platforms take no notice.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    if "JAX_NUM_CPU_DEVICES" in os.environ and not requested:
+    if "JAX_NUM_CPU_DEVICES" in os.environ:
         return
-    count = requested
+    count = config.parallel.cpu_devices
     if not count:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         count = cores or 1
-        while any(size % count for size in batch_sizes):
+        sizes = (config.data.batch_size // config.train.accumulate, config.data.eval_batch_size)
+        while any(size % count for size in sizes):
             count -= 1
     jax.config.update("jax_num_cpu_devices", count)
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a wish to stop after the step at hand."""
+
+    def __init__(self):
+        self.name: str | None = None
+        self._handlers = {}
+
+    def __enter__(self):
+        # With several processes JAX's preemption service takes SIGTERM, so that all agree on the
+        # step after which they stop.
+        signals = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
+        for number in signals:
+            self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def __call__(self, step: int) -> bool:
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.name = "SIGTERM"
+        return self.name is not None
+
+    def _note(self, number, _frame):
+        self.name = signal.Signals(number).name
+        print(f"{self.name}: stopping after this step, a checkpoint follows", file=sys.stderr)
 
 
 def _integer(name: str) -> int:

@@ -1,0 +1,194 @@
+"""The loop: one, for every family."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from aigc_jax import observe
+from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.errors import UserError
+from aigc_jax.evaluate import make_evaluator
+from aigc_jax.experiment import Experiment, describe_data
+from aigc_jax.observe import describe, say
+from aigc_jax.parallel.processes import StopSignal, is_lead
+from aigc_jax.sample import make_sampler
+
+EVENTS = ("log", "eval", "sample", "checkpoint")
+
+# What may differ between the run in a work directory and its continuation: the numbers stay.
+FREE_KEYS = ("parallel.", "train.keep", "train.profile", "train.steps_per_call", "data.placement")
+
+
+def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str, Any]:
+    """Trains until `config.train.duration`, going on from the newest checkpoint if there is one.
+
+    Args:
+        config: the experiment.
+        workdir: receives everything; made if it is not there.
+        force: go on although the run in `workdir` had another config.
+
+    Returns:
+        A summary: the last step, its metrics, speed, and `stopped`, the signal that ended it early.
+
+    Raises:
+        UserError: bad input, a non-finite metric, or no room for a checkpoint.
+    """
+    clock = observe.Clock()
+    with clock("start"):
+        claim(workdir, config, force)
+        experiment = Experiment(config)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, config.train.best)
+        state = None
+        if checkpoints.steps():
+            state = checkpoints.restore(experiment.abstract_state, set_aside=True)
+        resumed = state is not None
+        state = experiment.init() if state is None else state
+        step = int(state.step)
+        run = experiment.compile_train()
+        evaluate = make_evaluator(experiment) if experiment.eval_data else None
+        writer = observe.Writer(workdir, active=is_lead())
+        sample = make_sampler(experiment, workdir, writer)
+        if is_lead():
+            observe.write_json(workdir / "environment.json", observe.environment(config.seed))
+        say(observe.parameter_table(state))
+        say(observe.device_table(experiment.mesh, config.parallel.mode))
+        if resumed:
+            say(f"resuming from step {step}")
+
+    intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
+    total = experiment.num_steps
+    unit, per_example = experiment.unit
+    per_step = per_example * config.data.batch_size
+    log = observe.Log(writer, clock, step, total, unit, per_step)
+    profile = observe.Profile(config.train.profile, workdir)
+    meta = {
+        "config": json.loads(config.to_json_best_effort()),
+        "data": describe_data(experiment.data),
+    }
+    results: dict[str, float] = {}
+    saved = step if resumed else None
+
+    def due(name: str) -> bool:
+        return bool(intervals[name]) and (step % intervals[name] == 0 or step == total)
+
+    def save(metrics: dict[str, float] | None) -> None:
+        nonlocal saved
+        with clock("checkpoint"):
+            checkpoints.save(step, state, meta, metrics)
+        saved = step
+
+    first = step
+    feeds = feed_ahead(experiment, step, total)
+    with StopSignal() as stop:
+        try:
+            while step < total and not stop(step):
+                count = next_event(step, total, intervals.values(), config) - step
+                profile.at(step)
+                with clock("data"):
+                    feed = experiment.place(stack([next(feeds) for _ in range(count)]))
+                with clock("compile") if step == first else contextlib.nullcontext():
+                    state, metrics = run(state, feed, experiment.resident)
+                    if step == first:
+                        jax.block_until_ready(metrics)
+                if step == first:
+                    log.restart_clock(step + count)
+                step += count
+                log.add(step, metrics)
+                if due("log"):
+                    log.interval(step)
+                if due("eval") or due("sample") or due("checkpoint"):
+                    log.settle()
+                evaluated = None
+                if evaluate and due("eval"):
+                    with clock("evaluation"):
+                        results = evaluated = evaluate(state)
+                    writer.scalars(step, {f"eval/{k}": v for k, v in evaluated.items()})
+                    say(f"step {step}: evaluation {describe(evaluated)}")
+                if due("sample"):
+                    with clock("sample"):
+                        sample(state)
+                if due("checkpoint"):
+                    save(evaluated)
+            log.settle()
+            if saved != step:
+                save(None)
+            checkpoints.close()
+        finally:
+            profile.close()
+            feeds.close()
+            log.close()
+            writer.close()
+    say(f"time: {describe(clock.shares())}")
+    return {
+        "workdir": str(workdir),
+        "step": step,
+        "stopped": stop.name,
+        "metrics": {**log.latest, **{f"eval/{k}": v for k, v in results.items()}},
+        "time_share": clock.shares(),
+    }
+
+
+def claim(workdir: Path, config: ConfigDict, force: bool) -> None:
+    """Makes the work directory this run's, or refuses when it is another's."""
+    path = workdir / "config.json"
+    now = json.loads(config.to_json_best_effort())
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not force:
+            before = flatten(json.loads(path.read_text(encoding="utf-8")))
+            after = flatten(now)
+            differing = [
+                f"{key} ({before.get(key)} there, {after.get(key)} now)"
+                for key in sorted({**before, **after})
+                if before.get(key) != after.get(key) and not key.startswith(FREE_KEYS)
+            ]
+            if differing:
+                raise UserError(
+                    f"{workdir} holds a run with another config: {', '.join(differing)}; "
+                    "take another --workdir, or go on with --resume=force"
+                )
+        if is_lead():
+            observe.write_json(path, now)
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+
+
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """`{"train.keep": 2, ...}` from nested dicts."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def round_up(interval: int, config: ConfigDict) -> int:
+    """An interval in whole calls: events happen between calls of `steps_per_call` steps."""
+    return -(-interval // config.train.steps_per_call) * config.train.steps_per_call
+
+
+def next_event(step: int, total: int, intervals, config: ConfigDict) -> int:
+    """The step at which the host next has something to do."""
+    strides = [i for i in intervals if i] + [config.train.steps_per_call]
+    return min(total, *((step // i + 1) * i for i in strides))
+
+
+def feed_ahead(experiment: Experiment, start: int, stop: int):
+    """The feeds of steps `start` to `stop`; read ahead in the background when they lie on disk."""
+    if experiment.config.data.placement == "disk":
+        from aigc_jax.data.stream import prefetch
+
+        return prefetch(experiment.train_feed, start, stop)
+    return (experiment.train_feed(step) for step in range(start, stop))
+
+
+def stack(feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Feeds of several steps with a leading axis of steps."""
+    return {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
