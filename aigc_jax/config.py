@@ -10,7 +10,7 @@ import re
 
 from ml_collections import ConfigDict
 
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, nearest
 
 
 def base() -> ConfigDict:
@@ -127,6 +127,12 @@ def optimizer(
             "args": args,
         }
     )
+
+
+def check_arg(arg: str, *known: str) -> None:
+    """The argument behind a config file's colon is one that it knows, or a `UserError`."""
+    if arg not in ("", *known):
+        raise UserError(f'unknown config argument ":{arg}"{nearest(arg, known)}')
 
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|)\s*")

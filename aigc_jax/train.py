@@ -21,7 +21,15 @@ from aigc_jax.sample import make_sampler
 EVENTS = ("log", "eval", "sample", "checkpoint")
 
 # What may differ between the run in a work directory and its continuation: the numbers stay.
-FREE_KEYS = ("parallel.", "train.keep", "train.profile", "train.steps_per_call", "data.placement")
+FREE_KEYS = (
+    "parallel.",
+    "data.placement",
+    "train.best",
+    "train.keep",
+    "train.profile",
+    "train.steps_per_call",
+    *(f"train.{event}_every" for event in EVENTS),
+)
 
 
 def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str, Any]:
@@ -54,11 +62,13 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
         writer = observe.Writer(workdir, active=is_lead())
         sample = make_sampler(experiment, workdir, writer)
         if is_lead():
+            observe.write_json(workdir / "config.json", as_json(config))
             observe.write_json(workdir / "environment.json", observe.environment(config.seed))
         say(observe.parameter_table(state))
         say(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
-            say(f"resuming from step {step}")
+            done = step >= experiment.num_steps
+            say("the run is complete" if done else f"resuming from step {step}")
 
     intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
     total = experiment.num_steps
@@ -67,7 +77,7 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
     log = observe.Log(writer, clock, step, total, unit, per_step)
     profile = observe.Profile(config.train.profile, workdir)
     meta = {
-        "config": json.loads(config.to_json_best_effort()),
+        "config": as_json(config),
         "data": describe_data(experiment.data),
     }
     results: dict[str, float] = {}
@@ -117,12 +127,12 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
             log.settle()
             if saved != step:
                 save(None)
-            checkpoints.close()
         finally:
             profile.close()
             feeds.close()
             log.close()
             writer.close()
+            checkpoints.close()
     say(f"time: {describe(clock.shares())}")
     return {
         "workdir": str(workdir),
@@ -134,14 +144,13 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
 
 
 def claim(workdir: Path, config: ConfigDict, force: bool) -> None:
-    """Makes the work directory this run's, or refuses when it is another's."""
+    """Makes the work directory, or refuses when it is another run's or cannot be written."""
     path = workdir / "config.json"
-    now = json.loads(config.to_json_best_effort())
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists() and not force:
             before = flatten(json.loads(path.read_text(encoding="utf-8")))
-            after = flatten(now)
+            after = flatten(as_json(config))
             differing = [
                 f"{key} ({before.get(key)} there, {after.get(key)} now)"
                 for key in sorted({**before, **after})
@@ -152,10 +161,16 @@ def claim(workdir: Path, config: ConfigDict, force: bool) -> None:
                     f"{workdir} holds a run with another config: {', '.join(differing)}; "
                     "take another --workdir, or go on with --resume=force"
                 )
-        if is_lead():
-            observe.write_json(path, now)
+        probe = workdir / f".writable-{jax.process_index()}"
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+
+
+def as_json(config: ConfigDict) -> dict[str, Any]:
+    """A config as plain JSON values: tuples become lists."""
+    return json.loads(config.to_json_best_effort())
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:

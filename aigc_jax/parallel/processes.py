@@ -121,6 +121,7 @@ class StopSignal:
         return self.name is not None
 
     def _note(self, number, _frame):
+        signal.signal(number, self._handlers[number])  # a second one is obeyed at once
         self.name = signal.Signals(number).name
         print(f"{self.name}: stopping after this step, a checkpoint follows", file=sys.stderr)
 

@@ -1,17 +1,42 @@
-"""Keras's convolutional GAN on MNIST."""
+"""The Keras example's convolutional GAN on MNIST.
+
+  aigc train --config=configs/gan/dcgan.py
+  aigc train --config=configs/gan/dcgan.py:quickstart    5,000 embedded digits, minutes on two cores
+  aigc train --config=configs/gan/dcgan.py:smoke         seconds
+
+Generator 840,065 and discriminator 21,953 trainable parameters. The original feeds images in [0, 1]
+to a generator that ends in tanh; here the data is scaled to [-1, 1].
+"""
 
 from ml_collections import ConfigDict
 
-from aigc_jax.config import base, images, optimizer
+from aigc_jax.config import base, check_arg, images, optimizer
 
 
 def get_config(arg: str = "") -> ConfigDict:
+    check_arg(arg, "quickstart", "smoke")
     config = base()
     config.task = {"name": "gan", "loss": "non_saturating", "latent_dim": 100}
     config.model = {"name": "conv", "generator": {}, "discriminator": {}}
-    config.data = images("mnist5k", batch_size=128, scale="signed")
+    config.data = images("mnist", batch_size=128, scale="signed")
     config.data.placement = "device"
     config.optimizer.generator = optimizer("adam", 1e-4)
     config.optimizer.discriminator = optimizer("adam", 1e-4)
-    config.train.duration = "30 steps"
+    config.train.duration = "20 epochs"
+
+    if arg == "quickstart":
+        config.data.source = "mnist5k"
+        config.data.batch_size = 64
+        config.optimizer.generator = optimizer("adam", 5e-4, b1=0.5)
+        config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.5)
+        config.train.duration = "20 epochs"
+        config.train.ema_decay = 0.99
+    if arg == "smoke":
+        config.data.source = "mnist5k"
+        config.data.split, config.data.eval_split = "train[:64]", "test[:20]"
+        config.data.batch_size = config.data.eval_batch_size = 16
+        config.model.generator = {"features": (8, 8)}
+        config.model.discriminator = {"features": (8, 8)}
+        config.train.duration = "8 steps"
+        config.train.log_every = "1 step"
     return config

@@ -1,0 +1,207 @@
+"""`aigc VERB --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]`: verbs and flags, no more.
+
+Exit codes: 0 done; 2 bad input, said in one line; 130 and 143 stopped by SIGINT or SIGTERM after a
+checkpoint. The last line on stdout is one JSON object; everything for people goes to stderr.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aigc_jax import command_line
+from aigc_jax.command_line import Flag
+from aigc_jax.errors import UserError, nearest
+
+CONFIG = Flag("config", str, "", "FILE[:ARG], e.g. configs/gan/dcgan.py:smoke")
+WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
+OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
+BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
+PROCESSES = (
+    Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
+    Flag("num_processes", int, 0, "several processes: how many"),
+    Flag("process_id", int, -1, "several processes: which one this is, from 0"),
+)
+
+
+class Verb(NamedTuple):
+    """A verb: what it does in a line, its flags, an example, and the function."""
+
+    about: str
+    flags: tuple[Flag, ...]
+    example: str
+    run: Callable[[Any, Any, list[str]], dict[str, Any]]
+
+
+def train(flags, config, _) -> dict[str, Any]:
+    if config is None:
+        raise UserError("--config=FILE is missing; there are some under configs/")
+    if flags.resume not in ("auto", "force"):
+        raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
+    _join(flags, config)
+    from aigc_jax.train import train
+
+    workdir = Path(flags.workdir or command_line.default_workdir(flags.config_path))
+    return train(config, workdir, force=flags.resume == "force")
+
+
+def evaluate(flags, config, _) -> dict[str, Any]:
+    config, workdir = command_line.run_config(config, flags.workdir)
+    _join(flags, config)
+    from aigc_jax.evaluate import evaluate
+
+    return evaluate(config, workdir, best=flags.best)
+
+
+def generate(flags, config, _) -> dict[str, Any]:
+    config, workdir = command_line.run_config(config, flags.workdir)
+    if flags.num < 1 or flags.max_new_tokens < 0 or flags.temperature < 0 or flags.top_k < 0:
+        raise UserError("--num is positive; --max_new_tokens, --temperature, --top_k not negative")
+    _join(flags, config)
+    from aigc_jax.sample import generate
+    from aigc_jax.tasks.task import Request
+
+    request = Request(flags.kind, flags.num, flags.max_new_tokens, flags.temperature, flags.top_k)
+    return generate(
+        config,
+        workdir,
+        request,
+        seed=flags.seed,
+        prompt=flags.prompt,
+        out=Path(flags.out) if flags.out else None,
+        best=flags.best,
+    )
+
+
+def bench(flags, config, _) -> dict[str, Any]:
+    if config is None:
+        raise UserError("--config=FILE is missing; there are some under configs/")
+    _join(flags, config)
+    from aigc_jax.bench import bench
+
+    return bench(config, flags.what, rounds=flags.rounds)
+
+
+def data(flags, config, words) -> dict[str, Any]:
+    from aigc_jax.data import catalog
+
+    if words[:1] == ["list"] and len(words) == 1:
+        rows = catalog.listing()
+        print(catalog.table(rows), file=sys.stderr)
+        return {"sources": [row._asdict() for row in rows]}
+    if words[:1] == ["prepare"] and len(words) == 2:
+        return {"prepared": words[1], "path": str(catalog.prepare(words[1]))}
+    raise UserError("write `aigc data list` or `aigc data prepare NAME`")
+
+
+VERBS = {
+    "train": Verb(
+        "train a model, or go on with a run that stopped",
+        (
+            CONFIG,
+            WORKDIR,
+            Flag("resume", str, "auto", "force: go on although the run had another config"),
+            *PROCESSES,
+        ),
+        "aigc train --config=configs/gan/dcgan.py --workdir=runs/dcgan --config.train.duration='2 "
+        "epochs'",
+        train,
+    ),
+    "evaluate": Verb(
+        "measure a run's checkpoint on held-out data; writes WORKDIR/report.json",
+        (CONFIG, OF_RUN, BEST, *PROCESSES),
+        "aigc evaluate --workdir=runs/vae",
+        evaluate,
+    ),
+    "generate": Verb(
+        "make images or text from a run's checkpoint; writes under WORKDIR/generated",
+        (
+            CONFIG,
+            OF_RUN,
+            Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
+            Flag("num", int, 0, "how many; by default 100 images or 1 text"),
+            Flag("seed", int, 0, "of the noise"),
+            Flag("prompt", str, "", "text: go on from this"),
+            Flag("max_new_tokens", int, 500, "text: how much to add"),
+            Flag("temperature", float, 0.8, "text: below 1 is safer, 0 takes the likeliest token"),
+            Flag("top_k", int, 0, "text: draw among the k likeliest tokens; 0: among all"),
+            Flag("out", str, "", "file to write, without its ending"),
+            BEST,
+            *PROCESSES,
+        ),
+        "aigc generate --workdir=runs/gpt --prompt='ROMEO:' --temperature=0.8",
+        generate,
+    ),
+    "data": Verb(
+        "`data list` shows every source; `data prepare NAME` downloads or builds one",
+        (),
+        "aigc data prepare mnist",
+        data,
+    ),
+    "bench": Verb(
+        "measure the speed of a config's train step, input or generation on this machine",
+        (
+            CONFIG,
+            Flag("what", str, "train", "train, input or generate"),
+            Flag("rounds", int, 30, "timed rounds; the median and percentiles are of these"),
+            *PROCESSES,
+        ),
+        "aigc bench --config=configs/gan/dense.py --what=train",
+        bench,
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one verb and exits."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        sys.exit(_main(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(command_line.overview(VERBS))
+        return 0
+    name, *rest = argv
+    if name not in VERBS:
+        raise UserError(f'unknown verb "{name}"{nearest(name, VERBS)}')
+    verb = VERBS[name]
+    if {"-h", "--help"} & set(rest):
+        print(command_line.verb_help(name, verb, rest))
+        return 0
+    flags, config, words = command_line.parse(verb.flags, rest)
+    if words and name != "data":
+        raise UserError(f'unexpected "{words[0]}"; flags begin with --')
+    result = verb.run(flags, config, words)
+    print(json.dumps(result, default=str), flush=True)
+    return {None: 0, "SIGTERM": 143, "SIGINT": 130}[result.get("stopped")]
+
+
+def _join(flags, config) -> None:
+    """Joins the other processes and makes the devices, before anything touches one."""
+    import logging
+
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    from aigc_jax.parallel import processes
+
+    processes.cpu_devices(config)
+    processes.initialize(
+        flags.coordinator or None,
+        flags.num_processes or None,
+        None if flags.process_id < 0 else flags.process_id,
+    )
+
+
+if __name__ == "__main__":
+    main()
