@@ -79,18 +79,27 @@ def listing() -> list[Row]:
     return rows
 
 
+def table(rows: list[Row]) -> str:
+    """The rows as aligned columns under their titles."""
+    lines = [Row(*(title.upper() for title in Row._fields)), *rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
+
+
 def prepare(name: str) -> str:
-    """Downloads and builds a data set of TFDS; returns one line that says where it is.
+    """Downloads and builds a data set of TFDS, unless it is here; returns where it lies.
 
     Raises:
         UserError: TFDS does not know the name, TensorFlow is missing, or the download failed.
     """
     stem = name.partition(":")[0]
     if stem in [*source.IMAGES, *source.TEXTS] or Path(name).expanduser().exists():
-        return f"{name} is on this machine already: nothing to prepare"
+        return f"nothing to prepare: {name} is on this machine"
     found = tfds_files.find(name)
     if found:
-        return f"{name} is prepared already, in {found.folder}"
+        return str(found.folder)
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
@@ -108,7 +117,7 @@ def prepare(name: str) -> str:
     except Exception as error:  # TFDS and its builders raise whatever they like
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"TFDS could not prepare {name} in {root}: {message}") from error
-    return f"{name} is prepared, in {builder.data_dir}"
+    return str(builder.data_dir)
 
 
 def _row(name, folder):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
@@ -17,7 +18,7 @@ from aigc_jax.errors import UserError
 
 def preprocess(
     data_config: ConfigDict,
-    raw: Mapping[str, Array],
+    raw: Mapping[str, Array | np.ndarray],
     key: Key[Array, ""],
     ids: Int[Array, "batch"],
     train: bool,
@@ -41,23 +42,23 @@ def preprocess(
     Returns:
         `image` float32, `label` and `tokens` int32, and `id`.
     """
-    batch = {"id": ids} | {
-        name: value.astype(jnp.int32) for name, value in raw.items() if name != "image"
-    }
+    batch = {name: jnp.asarray(value, jnp.int32) for name, value in raw.items() if name != "image"}
+    batch["id"] = ids
     if "image" in raw:
         crop_key, flip_key, binary_key = jax.random.split(key, 3)
-        image = raw["image"]
+        image = jnp.asarray(raw["image"])
         if train and data_config.pad_crop:
             image = _shift(image, crop_key, ids, data_config.pad_crop)
         if train and data_config.flip:
             mirror = rng.per_example(flip_key, ids, jax.random.bernoulli)
             image = jnp.where(mirror[:, None, None, None], image[:, :, ::-1], image)
-        image = image.astype(jnp.float32) / 255.0
+        level = image.astype(jnp.float32)  # 0 to 255
         if data_config.binarize:
             shape = image.shape[1:]
             uniform = rng.per_example(binary_key, ids, lambda k: jax.random.uniform(k, shape))
-            image = (uniform < image).astype(jnp.float32)
-        batch["image"] = image * 2.0 - 1.0 if _signed(data_config) else image
+            level = jnp.where(uniform * 255.0 < level, 255.0, 0.0)
+        # One rounding: x / 255 * 2 - 1 is compiled to something that exceeds 1.
+        batch["image"] = ((2.0 * level - 255.0) if _signed(data_config) else level) / 255.0
     return batch
 
 

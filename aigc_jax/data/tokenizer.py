@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from aigc_jax.errors import UserError, lookup
 
@@ -42,8 +43,8 @@ class CharTokenizer:
             )
         return ids
 
-    def decode(self, ids: Sequence[int] | Int[np.ndarray, "length"]) -> str:
-        return "".join(self.characters[i] for i in ids)
+    def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
+        return "".join(self.characters[i] for i in np.asarray(ids, int))
 
     def to_json(self) -> str:
         return json.dumps({"kind": "char", "characters": self.characters})
@@ -65,9 +66,9 @@ class ByteTokenizer:
     def encode(self, text: str) -> Int[np.ndarray, "length"]:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
-    def decode(self, ids: Sequence[int] | Int[np.ndarray, "length"]) -> str:
+    def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
         """Bytes that are not UTF-8, which a model may well emit, become U+FFFD."""
-        return bytes(int(i) for i in ids).decode(errors="replace")
+        return bytes(np.asarray(ids, np.uint8)).decode(errors="replace")
 
     def to_json(self) -> str:
         return json.dumps({"kind": "byte"})
@@ -89,8 +90,8 @@ class IdTokenizer:
             )
         return np.array(words, np.int32)
 
-    def decode(self, ids: Sequence[int] | Int[np.ndarray, "length"]) -> str:
-        return " ".join(str(int(i)) for i in ids)
+    def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
+        return " ".join(str(i) for i in np.asarray(ids, int))
 
     def to_json(self) -> str:
         return json.dumps({"kind": "ids", "vocab_size": self.vocab_size})
