@@ -120,7 +120,6 @@ CHIPS = {
 
 # Dense peaks by `device.device_kind` and dtype. float32 is what a float32 matmul gets at JAX's
 # default precision: one bfloat16 pass on a TPU, TF32 on a GPU.
-_PEAK_DTYPES = ("bfloat16", "float32")
 _PEAKS = {
     # A device of a v2 or v3 is a core, half a chip. https://cloud.google.com/tpu/docs/v3;
     # v2: Norrie et al. 2021, "The Design Process for Google's Training Chips: TPUv2 and TPUv3".
@@ -151,9 +150,8 @@ def peak_flops(device_kind: str, dtype: str) -> float | None:
         device_kind: `jax.devices()[0].device_kind`.
         dtype: "bfloat16" or "float32", at JAX's default matmul precision.
     """
-    if device_kind not in _PEAKS:
-        return None
-    return dict(zip(_PEAK_DTYPES, _PEAKS[device_kind])).get(dtype)
+    bfloat16, float32 = _PEAKS.get(device_kind, (None, None))
+    return bfloat16 if dtype == "bfloat16" else float32 if dtype == "float32" else None
 
 
 def measured_peak(dtype: str, size: int = 2048, repeats: int = 5) -> float:

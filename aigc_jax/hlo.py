@@ -5,6 +5,7 @@ computation is walked from the entry with the trip counts of the loops around it
 """
 
 import dataclasses
+import itertools
 import math
 import re
 from collections import Counter
@@ -86,20 +87,26 @@ def analyse(text: str, mesh: Mesh | AbstractMesh) -> Program:
     """
     module = _Module(text)
     flops, calls = module.work(module.entry)
-    counts, sizes = Counter(), Counter()
+    counts: Counter[tuple[str, tuple[str, ...], int]] = Counter()
+    sizes = counts.copy()
     for instruction, repeats in calls.items():
-        kind = module.kind(instruction)
+        kind = _kind(instruction)
         groups = _groups(instruction.attributes, mesh.size)
-        axes, group_size = _axes(groups, mesh), len(groups[0])
-        if kind == "collective-permute":
+        axes, group_size = _axes(groups, mesh), groups.shape[1]
+        if kind == "collective-permute":  # its rows are pairs of source and target
             group_size = math.prod(mesh.shape[axis] for axis in axes)
         if not axes:  # groups of one device: nothing moves
             continue
-        size = sum(_bytes(shape) for shape in instruction.operand_shapes)
-        key = kind, axes, group_size
-        counts[key] += repeats
-        sizes[key] += repeats * size * (group_size if kind == "all-gather" else 1)
-    return Program(flops, [Collective(*key, counts[key], sizes[key]) for key in sorted(counts)])
+        size = sum(_bytes(operand.shape) for operand in instruction.operands)
+        counts[kind, axes, group_size] += repeats
+        sizes[kind, axes, group_size] += (
+            repeats * size * (group_size if kind == "all-gather" else 1)
+        )
+    collectives = [
+        Collective(kind, axes, group_size, count, sizes[kind, axes, group_size])
+        for (kind, axes, group_size), count in sorted(counts.items())
+    ]
+    return Program(flops, collectives)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,16 +121,13 @@ class _Instruction:
     attributes: str
 
     @cached_property
-    def operands(self) -> list["_Instruction | None"]:
-        return [self.computation.get(name) for name in re.findall(r"%([\w.\-]+)", self.arguments)]
+    def operands(self) -> list["_Instruction"]:
+        return [self.computation[name] for name in re.findall(r"%([\w.\-]+)", self.arguments)]
 
-    @property
-    def operand_shapes(self) -> list[str]:
-        return [operand.shape for operand in self.operands if operand]
-
-    def attribute(self, pattern: str) -> str | None:
+    def attribute(self, pattern: str, default: str = "") -> str:
+        """The first group of a regular expression in the attributes."""
         match = re.search(pattern, self.attributes)
-        return match and match[1]
+        return match[1] if match else default
 
 
 class _Computation(dict[str, _Instruction]):
@@ -159,7 +163,7 @@ class _Module:
             flops, calls = 0, Counter()
             for instruction in computation.values():
                 flops += _instruction_flops(instruction)
-                if self._is_collective(instruction):
+                if _is_collective(instruction):
                     calls[instruction] += 1
                 for repeats, called in self._called(instruction):
                     called_flops, called_calls = self.work(called)
@@ -169,20 +173,8 @@ class _Module:
             self._work[computation.name] = flops, calls
         return self._work[computation.name]
 
-    def kind(self, instruction: _Instruction) -> str:
-        if instruction.computation.name.startswith("all-reduce-scatter"):
-            return "reduce-scatter"
-        return instruction.opcode.removesuffix("-start")
-
-    def _is_collective(self, instruction: _Instruction) -> bool:
-        if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
-            return False
-        # The pieces of one that runs beside other work repeat it; the first is told by its start.
-        if "async_collective_fusion_config" in instruction.attributes:
-            return any(
-                "AsyncCollectiveStart" in i.attributes for i in instruction.computation.values()
-            )
-        return True
+    def _flops(self, computation: _Computation) -> int:
+        return self.work(computation)[0]
 
     def _called(self, instruction: _Instruction) -> Iterator[tuple[int, _Computation]]:
         """Computations that an instruction runs, and how often."""
@@ -192,16 +184,10 @@ class _Module:
                 yield 1, self.computations[name]
             case "conditional":
                 names = re.findall(
-                    r"%([\w.\-]+)",
-                    instruction.attribute(r"branch_computations=\{([^}]*)\}")
-                    or " ".join(
-                        re.findall(r"(?:true|false)_computation=%[\w.\-]+", instruction.attributes)
-                    ),
+                    r"(?:branch_computations=\{|(?:true|false)_computation=|, )%([\w.\-]+)",
+                    instruction.attributes,
                 )
-                yield (
-                    1,
-                    max((self.computations[name] for name in names), key=lambda c: self.work(c)[0]),
-                )
+                yield 1, max((self.computations[name] for name in names), key=self._flops)
             case "while":
                 body = self.computations[instruction.attribute(r"\bbody=%?([\w.\-]+)")]
                 if self.work(body) != (0, Counter()):
@@ -212,20 +198,32 @@ class _Module:
         if known:
             return int(known)
         # for (i = start; i < stop; i += step), as lax.scan makes it.
-        condition = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")]
-        compare = condition.root
-        direction = compare.attribute(r"direction=(\w+)")
-        carry = loop.operands[0]
-        if compare.opcode == "compare" and direction in ("LT", "LE") and carry:
-            index, stop = compare.operands
+        compare = self.computations[loop.attribute(r"condition=%?([\w.\-]+)")].root
+        carry, update = loop.operands[0], body.root
+        if carry.opcode == update.opcode == "tuple" and "direction=LT" in compare.attributes:
+            index, limit = compare.operands
             place = _carried(index)
             if place is not None:
-                start = _constant(carry.operands[place], None) if carry.opcode == "tuple" else None
-                stop = _constant(stop, carry)
-                step = _step(body.root.operands[place]) if body.root.opcode == "tuple" else None
-                if None not in (start, stop, step) and step > 0:
-                    return max(0, -(-(stop + (direction == "LE") - start) // step))
+                start, stop = _constant(carry.operands[place]), _constant(limit, carry)
+                step = _step(update.operands[place])
+                if start is not None and stop is not None and step:
+                    return max(0, -(-(stop - start) // step))
         raise ValueError(f"cannot read the trip count of {loop.name} from its condition")
+
+
+def _kind(instruction: _Instruction) -> str:
+    if instruction.computation.name.startswith("all-reduce-scatter"):
+        return "reduce-scatter"
+    return instruction.opcode.removesuffix("-start")
+
+
+def _is_collective(instruction: _Instruction) -> bool:
+    if instruction.opcode.removesuffix("-start") not in COLLECTIVES:
+        return False
+    # The pieces of one that runs beside other work all repeat it: only the first starts it.
+    if "async_collective_fusion_config" in instruction.attributes:
+        return any("AsyncCollectiveStart" in i.attributes for i in instruction.computation.values())
+    return True
 
 
 def _parse(line: str, computation: _Computation) -> None:
@@ -269,8 +267,8 @@ def _bytes(shape: str) -> int:
 
 def _instruction_flops(instruction: _Instruction) -> int:
     if instruction.opcode == "dot":
-        lhs = _dims(instruction.operand_shapes[0])
-        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}") or ""
+        lhs = _dims(instruction.operands[0].shape)
+        contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
         contraction = math.prod(lhs[int(dim)] for dim in contracted.split(",") if dim)
         return 2 * math.prod(_dims(instruction.shape)) * contraction
     if instruction.opcode == "convolution":
@@ -282,71 +280,66 @@ def _convolution_flops(instruction: _Instruction) -> int:
     """Products with padding count and products with the zeros of a dilated input do not, as in
     `aigc_jax.flops.count`. A TPU writes the batch dimensions of a matrix multiplication as spatial
     dimensions in which each output meets one tap, by dilation or by padding: both count right."""
-    lhs, rhs = (_dims(shape) for shape in instruction.operand_shapes)
+    lhs, rhs = (_dims(operand.shape) for operand in instruction.operands)
     out = _dims(instruction.shape)
-    lhs_labels, rhs_labels, out_labels = re.search(
-        r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes
-    ).groups()
-    window = instruction.attribute(r"window=\{([^}]*)\}") or ""
+    lhs_labels, rhs_labels, out_labels = re.split(
+        "_|->", instruction.attribute(r"dim_labels=([\w>\-]+)")
+    )
     products = out[out_labels.index("b")] * out[out_labels.index("f")] * rhs[rhs_labels.index("i")]
-    for axis in range(len(out) - 2):
-
-        def of(key, default=1):
-            values = re.search(rf"\b{key}=([\dx_\-]+)", window)
-            return values[1].split("x")[axis] if values else str(default)
-
-        sizes = (
-            lhs[lhs_labels.index(str(axis))],
-            int(of("size")),
-            out[out_labels.index(str(axis))],
+    rank = len(out) - 2
+    sizes = _window(instruction, "size", rank, "1")
+    strides = _window(instruction, "stride", rank, "1")
+    lows = _window(instruction, "pad", rank, "0")
+    lhs_dilations = _window(instruction, "lhs_dilate", rank, "1")
+    rhs_dilations = _window(instruction, "rhs_dilate", rank, "1")
+    for axis in range(rank):
+        inputs, outputs = (
+            shape[labels.index(str(axis))]
+            for shape, labels in ((lhs, lhs_labels), (out, out_labels))
         )
-        small, middle, _ = sorted(sizes)
-        # A position o * stride + w * dilation - low holds an input where lhs_dilate divides it.
-        position = (
-            np.arange(sizes[2])[:, None] * int(of("stride"))
-            + np.arange(sizes[1]) * int(of("rhs_dilate"))
-            - int(of("pad", "0_0").split("_")[0])
-        )
-        inputs = np.count_nonzero(position % int(of("lhs_dilate")) == 0)
-        products *= min(small * middle, int(inputs))
+        small, middle, _ = sorted((inputs, sizes[axis], outputs))
+        places = np.arange(outputs)[:, None] * strides[axis] - lows[axis]
+        places = places + np.arange(sizes[axis]) * rhs_dilations[axis]
+        on_inputs = np.count_nonzero(places % lhs_dilations[axis] == 0)
+        products *= min(small * middle, int(on_inputs))
     return 2 * products
 
 
-def _carried(instruction: _Instruction | None) -> int | None:
-    """The place in the loop's carry that an instruction reads."""
+def _window(instruction: _Instruction, key: str, rank: int, default: str) -> list[int]:
+    """One number per spatial dimension of `window={size=3x2 pad=0_0x1_1}`; of pads, the low one."""
+    values = instruction.attribute(rf"window=\{{[^}}]*\b{key}=([\dx_\-]+)")
+    texts = values.split("x") if values else [default] * rank
+    return [int(text.split("_")[0]) for text in texts]
+
+
+def _carried(instruction: _Instruction) -> int | None:
+    """The place in a loop's carry that an instruction reads."""
     instruction = _source(instruction)
-    if instruction and instruction.opcode == "get-tuple-element":
+    if instruction.opcode == "get-tuple-element":
         return int(instruction.attribute(r"index=(\d+)"))
     return None
 
 
-def _constant(instruction: _Instruction | None, carry: _Instruction | None) -> int | None:
-    """The integer that an instruction always is; one that reads the carry is what came in."""
+def _constant(instruction: _Instruction, carry: _Instruction | None = None) -> int | None:
+    """The integer that an instruction always is; in a loop, `carry` is the tuple that came in."""
     instruction = _source(instruction)
-    if (
-        instruction
-        and instruction.opcode == "constant"
-        and re.fullmatch(r"-?\d+", instruction.arguments)
-    ):
+    if instruction.opcode == "constant" and re.fullmatch(r"-?\d+", instruction.arguments):
         return int(instruction.arguments)
     place = _carried(instruction)
-    if place is not None and carry and carry.opcode == "tuple":
-        return _constant(carry.operands[place], None)
-    return None
+    return None if carry is None or place is None else _constant(carry.operands[place])
 
 
-def _step(instruction: _Instruction | None) -> int | None:
+def _step(instruction: _Instruction) -> int | None:
     """c in `i + c`."""
     instruction = _source(instruction)
-    if instruction and instruction.opcode == "add":
-        constants = [_constant(operand, None) for operand in instruction.operands]
-        return next((c for c in constants if c is not None), None)
-    return None
+    constants = [_constant(operand) for operand in instruction.operands]
+    known = [c for c in constants if c is not None]
+    return known[0] if instruction.opcode == "add" and known else None
 
 
-def _source(instruction: _Instruction | None) -> _Instruction | None:
+def _source(instruction: _Instruction) -> _Instruction:
     """What an instruction copies."""
-    while instruction and instruction.opcode in ("copy", "bitcast", "convert", "reshape"):
+    while instruction.opcode in ("copy", "bitcast", "convert", "reshape"):
         instruction = instruction.operands[0]
     return instruction
 
@@ -357,40 +350,45 @@ def _groups(attributes: str, num_devices: int) -> np.ndarray:
         return _rows(match[1])
     if match := re.search(r"replica_groups=\{(\{.*?\})\}", attributes):
         return _rows(match[1])
-    if match := re.search(
-        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
-    ):
-        ids = np.arange(num_devices).reshape(_ints(match[2]))
-        if match[3]:
-            ids = ids.transpose(_ints(match[3]))
-        return ids.reshape(_ints(match[1]))
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\]\S*)", attributes):
+        return _iota(match[2]).reshape(_ints(match[1]))
     if match := re.search(r"replica_groups=mesh\[([^\]]*)\](.*?) \{([^}]*)\}", attributes):
         return _mesh_groups(*match.groups())
     return np.arange(num_devices)[None]  # `replica_groups={}`: all of them
 
 
-def _mesh_groups(axes: str, device_ids: str, grouped: str) -> np.ndarray:
+def _iota(text: str) -> np.ndarray:
+    """`[2,4]T(1,0)`: 0, 1, ... in that shape, transposed."""
+    shape, order = re.match(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", text).groups()  # pyright: ignore
+    ids = np.arange(math.prod(_ints(shape))).reshape(_ints(shape))
+    return ids.transpose(_ints(order)) if order else ids
+
+
+def _mesh_groups(axes: str, order: str, grouped: str) -> np.ndarray:
     """`mesh['a'=2,'b'=8] {'b'}`: devices that differ along `b` alone.
 
-    A part of an axis is `'b':(2)4`: `b` seen as sizes 2, 4 and the rest, of which the 4 is meant.
+    Devices lie in the mesh row by row, or as `, device_ids=([8,2]T(1,0))` or `, device_ids=(1,0)`
+    says. A part of an axis is `'b':(2)4`: `b` seen as sizes 2, 4 and the rest; the 4 is meant.
     """
-    if device_ids:
-        raise ValueError(f"replica groups on a mesh with its own device order: {device_ids!r}")
-    sizes = {name: int(size) for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", axes)}
     parts = re.findall(r"'?([\w.]+)'?(?::\((\d+)\)(\d+))?", grouped)
     dims: list[int] = []
     chosen: list[int] = []
-    for name, size in sizes.items():
-        cuts = {1, size}
-        for part, before, length in parts:
-            if part == name and before:
-                cuts |= {int(before), int(before) * int(length)}
-        for low, high in zip(sorted(cuts), sorted(cuts)[1:]):
-            if any(p == name and (not b or int(b) <= low < int(b) * int(n)) for p, b, n in parts):
+    for name, size in re.findall(r"'?([\w.]+)'?=(\d+)", axes):
+        spans = [
+            (int(before), int(before) * int(length)) if before else (1, int(size))
+            for part, before, length in parts
+            if part == name
+        ]
+        cuts = sorted({1, int(size)}.union(*spans))
+        for low, high in itertools.pairwise(cuts):
+            if any(start <= low < stop for start, stop in spans):
                 chosen.append(len(dims))
             dims.append(high // low)
-    ids = np.moveaxis(np.arange(math.prod(dims)).reshape(dims), chosen, range(-len(chosen), 0))
-    return ids.reshape(-1, math.prod(dims[i] for i in chosen))
+    ids = np.arange(math.prod(dims))
+    if match := re.search(r"device_ids=\((.*)\)", order):
+        ids = _iota(match[1]) if match[1].startswith("[") else np.array(_ints(match[1]))
+    groups = np.moveaxis(ids.reshape(dims), chosen, range(-len(chosen), 0))
+    return groups.reshape(-1, math.prod(dims[axis] for axis in chosen))
 
 
 def _axes(groups: np.ndarray, mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
