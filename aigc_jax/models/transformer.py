@@ -36,9 +36,9 @@ class GPT(nn.Module):
         mlp_ratio: hidden width of the MLP over `embed_dim`.
         dropout: rate, on embeddings, attention weights and what a sublayer adds to the stream.
         use_bias: biases in dense layers and layer norms.
-        dtype: of the computation. Parameters, layer-norm statistics, softmax and logits are float32.
-        remat: what the backward pass computes again rather than keeps: "none", or "block": all but
-            the residual stream between blocks.
+        dtype: of the computation; parameters, norm statistics, softmax and logits are float32.
+        remat: what the backward pass computes again rather than keeps: "none", or "block": all
+            but the residual stream between blocks.
     """
 
     vocab_size: int
@@ -70,7 +70,7 @@ class GPT(nn.Module):
         cache: tuple[KVCache, ...],
         position: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "batch vocab"], tuple[KVCache, ...]]:
-        """Decodes: the logits of the token after the last of `tokens`, and the cache with them in it.
+        """The logits of the token after the last of `tokens`, and the cache with them added.
 
         Args:
             tokens: the next tokens of each sequence: a prompt, or the one drawn last.
@@ -154,9 +154,10 @@ class Block(nn.Module):
         position: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "batch length embed"], KVCache | None]:
         """The stream after the block, and its cache (None in, None out)."""
-        embed_dim = x.shape[-1]
+        batch, length, embed_dim = x.shape
+        head_dim = embed_dim // self.num_heads
 
-        def dense(features, name, std=0.02, axis=-1):
+        def dense(features, name, std=0.02, axis: int | tuple[int, ...] = -1):
             return nn.DenseGeneral(
                 features,
                 axis=axis,
@@ -166,10 +167,14 @@ class Block(nn.Module):
                 name=name,
             )
 
+        # Dense layers take `[batch * length, ...]`: of three-dimensional operands XLA's CPU backend
+        # makes kernel gradients by way of slow transpositions. To an accelerator it is the same.
         # Heads are an axis of their own, so that tensor parallelism can split it.
         h = layer_norm(self.use_bias, self.dtype, "attention_norm")(x)
-        qkv = dense((3, self.num_heads, embed_dim // self.num_heads), "qkv")(h)
-        query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        qkv = dense((3, self.num_heads, head_dim), "qkv")(h.reshape(-1, embed_dim))
+        query, key, value = jnp.moveaxis(
+            qkv.reshape(batch, length, 3, self.num_heads, head_dim), 2, 0
+        )
         if cache is not None:
             cache = KVCache(
                 jax.lax.dynamic_update_slice_in_dim(cache.keys, key, position, axis=1),
@@ -178,13 +183,14 @@ class Block(nn.Module):
             key, value = cache
         attention_dropout = Dropout(self.dropout, name="attention_dropout")
         h = causal_attention(query, key, value, position, lambda w: attention_dropout(w, ids))
+        h = h.reshape(-1, self.num_heads, head_dim)
         h = dense(embed_dim, "attention_out", self.residual_std, axis=(-2, -1))(h)
-        x = x + Dropout(self.dropout)(h, ids)
+        x = x + Dropout(self.dropout)(h.reshape(x.shape), ids)
 
         h = layer_norm(self.use_bias, self.dtype, "mlp_norm")(x)
-        h = nn.gelu(dense(self.mlp_ratio * embed_dim, "mlp_in")(h), approximate=True)
-        h = dense(embed_dim, "mlp_out", self.residual_std)(h)
-        return x + Dropout(self.dropout)(h, ids), cache
+        h = dense(self.mlp_ratio * embed_dim, "mlp_in")(h.reshape(-1, embed_dim))
+        h = dense(embed_dim, "mlp_out", self.residual_std)(nn.gelu(h, approximate=True))
+        return x + Dropout(self.dropout)(h.reshape(x.shape), ids), cache
 
 
 def layer_norm(use_bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:

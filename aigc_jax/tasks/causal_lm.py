@@ -1,19 +1,20 @@
 """Language modelling: predict each token from those before it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from aigc_jax.errors import UserError
 from aigc_jax.models.transformer import GPT
 from aigc_jax.ops.decode import decode
 from aigc_jax.tasks.task import (
     Batch,
+    Metrics,
     Request,
     Samples,
     TrainState,
@@ -68,7 +69,7 @@ class CausalLM:
 
     def train_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
-    ) -> tuple[TrainState, LMMetrics]:
+    ) -> tuple[TrainState, Metrics]:
         """One update from the mean cross-entropy over all tokens of the batch."""
 
         def loss_fn(params, microbatch):
@@ -85,7 +86,7 @@ class CausalLM:
 
     def eval_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
-    ) -> LMMetrics:
+    ) -> Metrics:
         """Masked totals over the batch, without dropout. `key` is not used."""
         params = state.networks["model"].averaged
         return sum_over(axis, self._evaluate(params, batch, mask=batch["mask"]))
@@ -119,7 +120,7 @@ class CausalLM:
     def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> LMMetrics:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        logits = self.model.apply({"params": params}, inputs, ids, rngs=rngs)
+        logits: Any = self.model.apply({"params": params}, inputs, ids, rngs=rngs)
         return LMMetrics.single_from_model_output(
             loss=optax.softmax_cross_entropy_with_integer_labels(logits, targets),
             correct=(jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),
