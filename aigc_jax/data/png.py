@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-MANY = 1024  # files from which on this beats decoding one by one
+MANY = 512  # files from which on this beats decoding one by one
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPE = {1: 0, 3: 2, 4: 6}  # channels -> grey, RGB, RGBA
 

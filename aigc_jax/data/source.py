@@ -162,10 +162,18 @@ def _decode_all(source, name, split):
     from tqdm import tqdm
 
     size = source.sizes[split]
+    wanted, memory = size * math.prod(source.shape), _physical_memory()
+    if wanted > 0.8 * memory:
+        raise UserError(
+            f"{name} {split} takes {wanted / 1e9:.1f} GB in memory, and this machine has "
+            f"{memory / 1e9:.1f} GB; use data.placement=disk or a smaller data.image_size"
+        )
     chunk = min(4096, max(16, _CHUNK // math.prod(source.shape)))
     chunks = [np.arange(start, min(start + chunk, size)) for start in range(0, size, chunk)]
     out: Arrays = {}
-    bar = tqdm(total=size, desc=f"decoding {name} {split}", unit=" images", delay=1)
+    bar = tqdm(
+        total=size, desc=f"decoding {name} {split}", unit=" images", delay=1, mininterval=0.5
+    )
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for indices, arrays in zip(chunks, pool.map(lambda c: source.decode(split, c), chunks)):
@@ -177,6 +185,10 @@ def _decode_all(source, name, split):
             pool.shutdown(cancel_futures=True)
             raise
     return out
+
+
+def _physical_memory():
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _load_text(data_config, split):

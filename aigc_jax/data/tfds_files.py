@@ -46,7 +46,7 @@ def find(name: str) -> "Prepared | None":
     """The prepared set `name`, `name/config` or `name:version`; None if there is none.
 
     Raises:
-        UserError: the set is here, but not this version, or in a form that cannot be read.
+        UserError: the set is here, but not this version, or in several configs, or damaged.
     """
     name, _, version = name.partition(":")
     for root in data_dirs():
@@ -63,6 +63,10 @@ def find(name: str) -> "Prepared | None":
         if folders:
             have = ", ".join(sorted(folder.name for folder in folders))
             raise UserError(f"{name} is in {root} in version {have}, not {version}")
+        configs = {path.parent.parent.name for path in (root / name).glob("*/*/dataset_info.json")}
+        if configs:
+            have = ", ".join(f"{name}/{config}" for config in sorted(configs))
+            raise UserError(f"{name} has several configs; name one: {have}")
     return None
 
 

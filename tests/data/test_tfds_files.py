@@ -161,6 +161,14 @@ def test_images_are_resized_when_asked(tfds_dir):
         assert resized.fetch(np.array([0]))["image"].shape == (1, 3, 3, 3)
 
 
+def test_a_set_larger_than_the_memory_is_refused(tfds_dir, monkeypatch):
+    _pictures(tfds_dir / "digits" / "1.0.0")
+    monkeypatch.setattr(source, "_physical_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"use data.placement=disk or a smaller data.image_size"):
+        source.load(_images(), "train")
+    assert source.load(_images(placement="disk"), "train").size == 47
+
+
 def test_the_newest_version_is_read_unless_another_is_named(tfds_dir):
     for version in ("1.0.0", "1.10.0", "1.9.0"):
         text = [_example(text=f"this is {version}".encode())]
@@ -174,6 +182,10 @@ def test_the_newest_version_is_read_unless_another_is_named(tfds_dir):
     assert text("story:1.9.0") == "this is 1.9.0"
     with pytest.raises(UserError, match=r"in version 1\.0\.0, 1\.10\.0, 1\.9\.0, not 3\.0\.0"):
         text("story:3.0.0")
+    for language in ("french", "english"):
+        shutil.copytree(tfds_dir / "story" / "1.0.0", tfds_dir / "novel" / language / "1.0.0")
+    with pytest.raises(UserError, match=r"name one: novel/english, novel/french"):
+        text("novel")
     assert "1.10.0" in {row.name: row.where for row in catalog.listing()}["story"]
 
 
