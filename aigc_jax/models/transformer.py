@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.errors import UserError, lookup
@@ -49,7 +50,7 @@ class GPT(nn.Module):
     mlp_ratio: int = 4
     dropout: float = 0.0
     use_bias: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: str = "none"
 
     def __call__(
@@ -142,7 +143,7 @@ class Block(nn.Module):
     mlp_ratio: int
     dropout: float
     use_bias: bool
-    dtype: jnp.dtype
+    dtype: DTypeLike
     residual_std: float
 
     @nn.compact
@@ -193,6 +194,6 @@ class Block(nn.Module):
         return x + Dropout(self.dropout)(h.reshape(x.shape), ids), cache
 
 
-def layer_norm(use_bias: bool, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+def layer_norm(use_bias: bool, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
     """Layer norm as PyTorch and GPT-2 have it; its statistics are float32 whatever the dtype."""
     return nn.LayerNorm(epsilon=1e-5, use_bias=use_bias, dtype=dtype, name=name)

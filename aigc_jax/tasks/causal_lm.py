@@ -19,6 +19,8 @@ from aigc_jax.tasks.task import (
     Samples,
     TrainState,
     accumulate_gradients,
+    average,
+    collect,
     create_network,
     mean_over,
     sum_over,
@@ -36,16 +38,16 @@ class Perplexity(clu_metrics.Average):
 
 @flax.struct.dataclass
 class LMMetrics(clu_metrics.Collection):
-    """Over the tokens of the examples whose mask is 1; `loss` is nats per token."""
+    """Means over the tokens of the examples whose mask is 1; `loss` is nats per token."""
 
-    loss: clu_metrics.Average.from_output("loss")  # pyright: ignore[reportInvalidTypeForm]
-    perplexity: Perplexity.from_output("loss")  # pyright: ignore[reportInvalidTypeForm]
-    accuracy: clu_metrics.Average.from_output("correct")  # pyright: ignore[reportInvalidTypeForm]
+    loss: clu_metrics.Average
+    perplexity: Perplexity
+    accuracy: clu_metrics.Average
 
 
 @dataclass(frozen=True)
 class CausalLM:
-    """A causal language model, as a Task. `batch["tokens"]` is int32 `[batch, length + 1]`: the
+    """A `Task` with one network, `model`. `batch["tokens"]` is int32 `[batch, length + 1]`: the
     model reads all but the last token and predicts all but the first.
 
     Attributes:
@@ -59,7 +61,7 @@ class CausalLM:
     tx: optax.GradientTransformation
     ema_decay: float = 0.0
     accumulate: int = 1
-    kinds = ("samples",)
+    kinds: tuple[str, ...] = ("samples",)
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The state before the first step. Only the length of `batch["tokens"]` is used."""
@@ -117,12 +119,14 @@ class CausalLM:
         )
         return {"tokens": tokens}
 
-    def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> LMMetrics:
+    def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> Any:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         logits: Any = self.model.apply({"params": params}, inputs, ids, rngs=rngs)
-        return LMMetrics.single_from_model_output(
-            loss=optax.softmax_cross_entropy_with_integer_labels(logits, targets),
-            correct=(jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32),
-            mask=mask,
+        loss = average(optax.softmax_cross_entropy_with_integer_labels(logits, targets), mask)
+        return collect(
+            LMMetrics,
+            loss=loss,
+            perplexity=Perplexity(**vars(loss)),
+            accuracy=average(jnp.argmax(logits, axis=-1) == targets, mask),
         )
