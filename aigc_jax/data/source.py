@@ -193,6 +193,10 @@ def _physical_memory():
 
 def _load_text(data_config, split):
     name, block_size = data_config.source, data_config.block_size
+    _in_memory(data_config)  # always: tokens are small
+    for key in ("block_size", "stride"):
+        if data_config[key] < 1:
+            raise UserError(f"data.{key}={data_config[key]} is not a number of tokens from 1 up")
     source = _open_text(name)
     parts = splits.parse(split, source.sizes, name)
     tokenizer, tokens = _tokens(source, parts, data_config.tokenizer)

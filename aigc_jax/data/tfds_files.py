@@ -49,6 +49,7 @@ def find(name: str) -> "Prepared | None":
         UserError: the set is here, but not this version, or in several configs, or damaged.
     """
     name, _, version = name.partition(":")
+    versions, configs = set(), set()
     for root in data_dirs():
         folders = [
             path.parent
@@ -60,13 +61,14 @@ def find(name: str) -> "Prepared | None":
         for folder in folders:
             if folder.name == version:
                 return Prepared.open(name, folder)
-        if folders:
-            have = ", ".join(sorted(folder.name for folder in folders))
-            raise UserError(f"{name} is in {root} in version {have}, not {version}")
-        configs = {path.parent.parent.name for path in (root / name).glob("*/*/dataset_info.json")}
-        if configs:
-            have = ", ".join(f"{name}/{config}" for config in sorted(configs))
-            raise UserError(f"{name} has several configs; name one: {have}")
+            versions.add(folder.name)
+        configs |= {path.parts[-3] for path in (root / name).glob("*/*/dataset_info.json")}
+    if versions:
+        have = ", ".join(sorted(versions))
+        raise UserError(f"{name} is on this machine in version {have}, not {version}")
+    if configs:
+        have = ", ".join(f"{name}/{config}" for config in sorted(configs))
+        raise UserError(f"{name} has several configs; name one: {have}")
     return None
 
 
@@ -114,14 +116,14 @@ class Prepared:
         `image_size` resizes and crops (`picture.decode`). When it is 0 the images keep their size,
         or get the first one's where the set's images differ in size.
         """
-        feature = self.features.get("image", {}).get("image")
-        if feature is None or feature.get("dtype", "uint8") != "uint8":
-            raise UserError(
-                f"{self.name} has no feature `image` of 8 bits; its features: "
-                f"{', '.join(self.features)}"
-            )
+        feature = self.features.get("image", {}).get("image", {"dtype": "none"})
         dimensions = feature.get("shape", {}).get("dimensions") or [-1, -1, 3]
         height, width, channels = (int(side) for side in dimensions)
+        if feature.get("dtype", "uint8") != "uint8" or channels not in (1, 3, 4):
+            raise UserError(
+                f"{self.name} has no feature `image` of 8 bits, grey or colour; its features: "
+                f"{', '.join(self.features)}"
+            )
         if image_size:
             height = width = image_size
         elif height < 0 or width < 0:
@@ -220,7 +222,7 @@ class Prepared:
 
 def _shards(info, split, folder):
     """The files of one split of `dataset_info.json`, each with its number of records."""
-    lengths = [int(length) for length in split["shardLengths"]]
+    lengths = [int(length) for length in split.get("shardLengths", [])]
     template = split.get("filepathTemplate", "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
     names = [
         template.format(

@@ -117,6 +117,8 @@ def _with(data_config, **changes):
         (config.text("synthetic_tokens:1"), "train", "write synthetic_tokens:VOCABULARY"),
         (config.images("./nowhere"), "train", "no file or folder ./nowhere"),
         (_with(config.images("mnist5k"), placement="tape"), "train", "memory, device or disk"),
+        (_with(config.text("pydoc_text"), placement="tape"), "train", "memory, device or disk"),
+        (_with(config.text("pydoc_text"), stride=0), "train", "data.stride=0"),
         (_with(config.images("mnist5k"), image_size=32), "train", "only files are resized"),
     ],
 )

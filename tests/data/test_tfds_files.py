@@ -15,7 +15,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from aigc_jax import config
-from aigc_jax.data import catalog, png, source
+from aigc_jax.data import catalog, png, source, tfds_files
 from aigc_jax.errors import UserError
 
 SHARDS = {"train": [30, 17], "test": [9]}
@@ -216,6 +216,13 @@ def test_a_set_without_the_feature_is_refused(tfds_dir):
     _pictures(tfds_dir / "digits" / "1.0.0")
     with pytest.raises(UserError, match="no feature `text`; its features: image, label"):
         source.load(config.text("digits"), "train")
+
+
+def test_a_version_is_looked_for_in_every_folder(tfds_dir, tmp_path):
+    _pictures(tfds_dir / "digits" / "1.0.0")
+    _pictures(tmp_path / "home" / "tensorflow_datasets" / "digits" / "2.0.0", size=(2, 2))
+    assert source.load(_images("digits:2.0.0", placement="disk"), "train").name == "digits:2.0.0"
+    assert sorted(name for name in tfds_files.prepared()) == ["digits"]
 
 
 def test_preparing_needs_tensorflow_and_a_known_name(tfds_dir, monkeypatch):
