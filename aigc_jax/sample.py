@@ -1,6 +1,7 @@
 """Generation: from a trained state to pictures and texts in files."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from aigc_jax.experiment import Experiment, described_data
 from aigc_jax.generate.pictures import grid, write_png
 from aigc_jax.observe import Writer
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.tasks.task import Request, Samples, TrainState
+from aigc_jax.tasks.task import Request, TrainState
 
 
 def make_sampler(experiment: Experiment, workdir: Path, writer: Writer):
@@ -41,7 +42,9 @@ def make_sampler(experiment: Experiment, workdir: Path, writer: Writer):
     return sample
 
 
-def write(stem: Path, samples: Samples, tokenizer: Tokenizer | None) -> tuple[Path, Any]:
+def write(
+    stem: Path, samples: Mapping[str, np.ndarray], tokenizer: Tokenizer | None
+) -> tuple[Path, Any]:
     """Samples as `STEM.png` (a grid) or `STEM.txt`; returns the path and what it shows."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     if "image" in samples:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import Conv, ConvTranspose
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.layers import Dropout
@@ -30,7 +31,7 @@ class ConvGenerator(nn.Module):
 
     shape: tuple[int, int, int]
     features: Sequence[int] = (128, 64)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -62,7 +63,7 @@ class ConvDiscriminator(nn.Module):
     """
 
     features: Sequence[int] = (32, 64)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -86,7 +87,7 @@ class DenseGenerator(nn.Module):
 
     shape: tuple[int, int, int]
     features: Sequence[int] = (256, 512, 1024)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -110,7 +111,7 @@ class DenseDiscriminator(nn.Module):
 
     features: Sequence[int] = (1024, 512, 256)
     dropout: float = 0.3
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

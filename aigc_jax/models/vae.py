@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen import Conv, ConvTranspose
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -24,7 +25,7 @@ class DenseEncoder(nn.Module):
 
     latent_dim: int
     features: Sequence[int] = (500,)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -47,7 +48,7 @@ class DenseDecoder(nn.Module):
 
     shape: tuple[int, int, int]
     features: Sequence[int] = (500,)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -71,7 +72,7 @@ class ConvEncoder(nn.Module):
 
     latent_dim: int
     features: Sequence[int] = (32, 64)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -94,7 +95,7 @@ class ConvDecoder(nn.Module):
 
     shape: tuple[int, int, int]
     features: Sequence[int] = (64, 32)
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

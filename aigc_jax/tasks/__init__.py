@@ -46,7 +46,7 @@ def build(config: ConfigDict, spec: dict[str, Any], num_steps: int, num_examples
     return family(config.model, spec, dtype, args, {"tx": tx, **training})
 
 
-def construct(cls: Callable, key: str, given: dict[str, Any], **fixed):
+def construct(cls: Callable, key: str, given: ConfigDict | dict[str, Any], **fixed):
     """`cls(**given, **fixed)` for a dataclass; an argument that it lacks is a `UserError`."""
     known = {f.name for f in dataclasses.fields(cls) if f.init} - set(fixed) - {"parent", "name"}
     for name in given:

@@ -53,10 +53,10 @@ GENERATOR_LOSSES = {"non_saturating": non_saturating, "minimax": minimax}
 class GANMetrics(clu_metrics.Collection):
     """Means over the examples; an accuracy is the share that the discriminator gets right."""
 
-    discriminator_loss: clu_metrics.Average.from_output("discriminator_loss")
-    generator_loss: clu_metrics.Average.from_output("generator_loss")
-    real_accuracy: clu_metrics.Average.from_output("real_accuracy")
-    fake_accuracy: clu_metrics.Average.from_output("fake_accuracy")
+    discriminator_loss: clu_metrics.Average
+    generator_loss: clu_metrics.Average
+    real_accuracy: clu_metrics.Average
+    fake_accuracy: clu_metrics.Average
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 Batch = Mapping[str, Array]
 Samples = Mapping[str, Array]
@@ -40,9 +40,14 @@ class Network:
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run: the step number, the only clock, and the networks by name."""
+    """The state of a run. Its leaves may also be shapes or shardings: not every tree is arrays.
 
-    step: Int[Array, ""]
+    Attributes:
+        step: int32 scalar: steps taken, the only clock.
+        networks: by name.
+    """
+
+    step: Any
     networks: dict[str, Network]
 
 
@@ -65,6 +70,7 @@ class Request:
     top_k: int = 0
 
 
+@runtime_checkable
 class Task(Protocol):
     """A family: what its parameters are, what one step does, what it makes. Every method is pure.
 
@@ -122,15 +128,16 @@ def collect(collection: type[Metrics], **metrics: clu_metrics.Metric) -> Metrics
 
 
 def accumulate_gradients(
-    loss_fn: Callable[[Any, Batch], tuple[Array, tuple[Metrics, Any]]],
+    loss_fn: Callable[[Any, Batch], tuple[Array, tuple[Any, Any]]],
     params: Any,
     batch: Batch,
     num_microbatches: int,
-) -> tuple[Any, tuple[Metrics, Any]]:
+) -> tuple[Any, tuple[Any, Any]]:
     """Mean gradient of `loss_fn` over `num_microbatches` equal parts of the batch, one at a time.
 
     Args:
-        loss_fn: `(params, microbatch) -> (mean loss, (metrics, stats))`. `stats` are the mutable
+        loss_fn: `(params, microbatch) -> (mean loss, (metrics, stats))`. `metrics` are clu's, whose
+            totals and counts add up. `stats` are the mutable
             collections after the microbatch, which all microbatches start from the same; their
             mean is returned.
         params: what to differentiate by.

@@ -50,9 +50,9 @@ def bernoulli_nll(
 class VAEMetrics(clu_metrics.Collection):
     """Nats per example; `loss` is minus the evidence lower bound, the sum of the other two."""
 
-    loss: clu_metrics.Average.from_output("loss")
-    reconstruction: clu_metrics.Average.from_output("reconstruction")
-    kl: clu_metrics.Average.from_output("kl")
+    loss: clu_metrics.Average
+    reconstruction: clu_metrics.Average
+    kl: clu_metrics.Average
 
 
 @dataclass(frozen=True)

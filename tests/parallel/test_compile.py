@@ -1,0 +1,111 @@
+"""One step function gives the same numbers however it is run."""
+
+import jax
+import numpy as np
+import pytest
+from runs import FAMILIES, assert_close, assert_same, make_config, trained
+
+from aigc_jax.errors import UserError
+from aigc_jax.experiment import Experiment
+from aigc_jax.parallel.mesh import check_batch, make_mesh
+
+# Another split of the batch sums in another order: float32 rounding, which Adam's first steps
+# (sign-like, of size learning_rate) can blow up for single parameters with gradients near zero.
+SUMS = {"rtol": 2e-4, "atol": 2e-5}
+PARAMS = {"rtol": 1e-2, "atol": 5e-4}
+
+
+def close(a, b):
+    (state_a, metrics_a), (state_b, metrics_b) = a, b
+    for one, other in zip(metrics_a, metrics_b, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], err_msg=name, **SUMS)
+    for name, network in state_a.networks.items():
+        assert_close(network.params, state_b.networks[name].params, **PARAMS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_device_equals_eight(family):
+    close(trained(family, devices=1), trained(family, devices=8))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pmap_equals_jit(family):
+    close(trained(family, parallel__mode="pmap"), trained(family))
+
+
+@pytest.mark.parametrize("family", ["dense_gan", "gpt"])
+def test_fsdp_equals_data_parallel(family):
+    close(trained(family, parallel__data=2, parallel__fsdp=4), trained(family))
+
+
+@pytest.mark.parametrize("family", ["dcgan", "gpt"])
+def test_steps_per_call_changes_nothing(family):
+    one, four = trained(family, steps=4), trained(family, steps=4, per_call=4)
+    close(one, four)
+
+
+@pytest.mark.parametrize("family", ["dense_gan", "vae", "gpt"])
+def test_four_microbatches_equal_one_batch(family):
+    # Not for the convolutional GAN: its batch statistics are those of a microbatch.
+    sizes = {"data__batch_size": 32}
+    close(trained(family, **sizes), trained(family, train__accumulate=4, **sizes))
+
+
+@pytest.mark.parametrize("family", ["dcgan", "gpt"])
+def test_placement_changes_nothing(family):
+    assert_same(
+        trained(family, data__placement="memory"), trained(family, data__placement="device")
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_is_close_to_float32(family):
+    half, full = trained(family, train__precision="bfloat16"), trained(family)
+    for network in half[0].networks.values():
+        assert all(x.dtype == np.float32 for x in jax.tree.leaves(network.params))
+    for one, other in zip(half[1], full[1], strict=True):
+        for name in one:
+            if "accuracy" not in name:
+                np.testing.assert_allclose(one[name], other[name], rtol=0.03, err_msg=name)
+
+
+def test_fsdp_splits_parameters_moments_and_average():
+    config = make_config("gpt", parallel__data=2, parallel__fsdp=4, train__ema_decay=0.9)
+    experiment = Experiment(config)
+    state = experiment.init()
+    network = state.networks["model"]
+    for tree in (network.params, network.ema, network.opt_state):
+        for x in jax.tree.leaves(tree):
+            held = x.addressable_shards[0].data.size
+            assert held == x.size // 4 or all(size % 4 for size in x.shape)
+
+
+def test_pmap_refuses_other_axes():
+    with pytest.raises(UserError, match="data-parallel only"):
+        Experiment(make_config("vae", parallel__mode="pmap", parallel__data=2, parallel__fsdp=4))
+
+
+def test_mesh_must_multiply_to_the_devices():
+    with pytest.raises(UserError, match="needs a multiple of 3 devices, there are 8"):
+        make_mesh(make_config("vae", parallel__fsdp=3).parallel)
+
+
+def test_batch_must_divide():
+    with pytest.raises(UserError, match=r"batch_size=100 is not divisible by 8 devices; use 96 or"):
+        check_batch(100, 1, 8, "config.data.batch_size")
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ((("nothing_here", ("fsdp",)),), "matches no array"),
+        ((("Dense_0/kernel", ("model",)),), 'unknown axis "model"'),
+        ((("mean/kernel", (None, "fsdp")),), "20 is not divisible by fsdp=8"),
+    ],
+)
+def test_bad_sharding_rules_are_named(rules, message):
+    config = make_config("vae", parallel__rules=rules, parallel__data=1, parallel__fsdp=8)
+    with pytest.raises(UserError, match=message):
+        Experiment(config)

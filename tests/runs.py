@@ -1,0 +1,57 @@
+"""Runs that the tests share: smoke configs, a few steps of each family, comparisons."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from aigc_jax import command_line
+from aigc_jax.experiment import Experiment
+from aigc_jax.train import stack
+
+ROOT = Path(__file__).parent.parent
+FAMILIES = {
+    "dcgan": "configs/gan/dcgan.py:smoke",
+    "dense_gan": "configs/gan/dense.py:smoke",
+    "vae": "configs/vae/mnist_dense.py:smoke",
+    "conv_vae": "configs/vae/mnist_conv.py:smoke",
+    "gpt": "configs/lm/shakespeare_char.py:smoke",
+}
+
+
+def make_config(family: str, **overrides):
+    """The smoke config of a family; `overrides` are keys with `__` for the dots."""
+    config = command_line.load(str(ROOT / FAMILIES[family]))
+    for key, value in overrides.items():
+        *path, last = key.split("__")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return config
+
+
+@functools.cache
+def trained(family: str, devices: int = 8, steps: int = 3, per_call: int = 1, **overrides):
+    """`(state, metrics of every step)` after some steps, as numpy arrays."""
+    config = make_config(family, **dict(overrides))
+    experiment = Experiment(config, devices=jax.devices()[:devices])
+    run, state, seen = experiment.compile_train(), experiment.init(), []
+    for first in range(0, steps, per_call):
+        feed = stack([experiment.train_feed(s) for s in range(first, first + per_call)])
+        state, metrics = run(state, experiment.place(feed), experiment.resident)
+        metrics = jax.device_get(metrics)
+        for i in range(per_call):
+            values = jax.tree.map(lambda x, i=i: x[i], metrics).compute()
+            seen.append({name: float(value) for name, value in values.items()})
+    return jax.device_get(state), seen
+
+
+def assert_same(a, b):
+    """Bit for bit."""
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_close(a, b, rtol, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)

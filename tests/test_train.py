@@ -1,0 +1,244 @@
+"""The loop's laws: a run that stops and goes on is the run that never stopped."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from runs import FAMILIES, ROOT, assert_close, assert_same, make_config, trained
+
+from aigc_jax import train as train_module
+from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.errors import UserError
+from aigc_jax.evaluate import evaluate, restore
+from aigc_jax.experiment import Experiment
+from aigc_jax.train import train
+
+TIMES = ("_per_second", "ms_per_step", "time/")
+
+
+def final_state(config, workdir):
+    return jax.device_get(restore(Experiment(config), workdir))
+
+
+def metrics_by_step(workdir: Path) -> dict[int, dict]:
+    """The last line of each step, without what depends on the hour."""
+    merged: dict[int, dict] = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        step = merged.setdefault(values.pop("step"), {})
+        step |= {k: v for k, v in values.items() if not any(t in k for t in TIMES)}
+    return merged
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """SIGTERM arrives while the batch of `step` is being made."""
+    feed = Experiment.train_feed
+
+    def interrupted(self, at):
+        if at == step:
+            signal.raise_signal(signal.SIGTERM)
+        return feed(self, at)
+
+    monkeypatch.setattr(Experiment, "train_feed", interrupted)
+
+
+def aigc(*args, devices=8, **kwargs) -> subprocess.Popen:
+    env = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "aigc_jax", *args],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resume_equals_no_stop(family, tmp_path, monkeypatch):
+    config = make_config(family, train__ema_decay=0.9)
+    whole = train(config, tmp_path / "whole")
+    assert whole["step"] == 8
+    assert whole["stopped"] is None
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        half = train(config, tmp_path / "halves")
+    assert (half["step"], half["stopped"]) == (5, "SIGTERM")
+    assert train(config, tmp_path / "halves")["step"] == 8
+
+    assert_same(final_state(config, tmp_path / "whole"), final_state(config, tmp_path / "halves"))
+    assert metrics_by_step(tmp_path / "whole") == metrics_by_step(tmp_path / "halves")
+    samples = [sorted((tmp_path / run / "samples").iterdir()) for run in ("whole", "halves")]
+    assert [p.read_bytes() for p in samples[0]] == [p.read_bytes() for p in samples[1]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A whole run, and one that stopped after step 5, to be copied and gone on with."""
+    root = tmp_path_factory.mktemp("runs")
+    config = make_config("vae")
+    train(config, root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 4)
+        train(config, root / "half")
+    return root
+
+
+def test_resume_on_two_devices(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "half", tmp_path / "run")
+    run = aigc("train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'run'}", devices=2)
+    _, errors = run.communicate(timeout=300)
+    assert run.returncode == 0, errors
+    assert "resuming from step 5" in errors
+    compare_runs(undisturbed / "whole", tmp_path / "run")
+
+
+def test_resume_on_two_processes(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "half", tmp_path / "run")
+    flags = ["train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'run'}"]
+    flags += ["--coordinator=127.0.0.1:" + str(random.randint(20000, 40000)), "--num_processes=2"]
+    runs = [aigc(*flags, f"--process_id={i}", devices=2) for i in range(2)]
+    for run in runs:
+        _, errors = run.communicate(timeout=300)
+        assert run.returncode == 0, errors
+    compare_runs(undisturbed / "whole", tmp_path / "run")
+
+
+def compare_runs(one: Path, other: Path) -> None:
+    """Same batches, so the same numbers but for the order of sums."""
+    a, b = metrics_by_step(one), metrics_by_step(other)
+    assert a.keys() == b.keys()
+    for step in a:
+        for name in a[step]:
+            np.testing.assert_allclose(a[step][name], b[step][name], rtol=1e-4, err_msg=name)
+    config = make_config("vae")
+    states = [final_state(config, workdir).networks["model"] for workdir in (one, other)]
+    assert_close(states[0].params, states[1].params, rtol=1e-2, atol=5e-4)
+
+
+def test_kill_at_a_random_moment(tmp_path):
+    config = make_config("vae", train__duration="200 steps", train__checkpoint_every="5 steps")
+    config.train.log_every = "50 steps"
+    train(config, tmp_path / "whole")
+    flags = ["train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'killed'}"]
+    flags += [f"--config.train.{key}={value}" for key, value in config.train.items()]
+    checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
+    for _ in range(2):
+        before = checkpoints.steps()
+        run = aigc(*flags)
+        while run.poll() is None and checkpoints.steps() == before:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.5))
+        run.kill()
+        run.communicate()
+        assert checkpoints.steps()
+    train(config, tmp_path / "killed")
+    assert_same(final_state(config, tmp_path / "whole"), final_state(config, tmp_path / "killed"))
+
+
+def test_golden_first_steps(renew):
+    path = ROOT / "tests" / "golden" / "first_steps.json"
+    now = {family: trained(family)[1] for family in FAMILIES}
+    if renew:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(now, indent=1) + "\n")
+    golden = json.loads(path.read_text())
+    hint = "if the change is meant, run: pytest tests/test_train.py -k golden --renew-goldens"
+    assert golden.keys() == now.keys()
+    for family, steps in golden.items():
+        for values, expected in zip(now[family], steps, strict=True):
+            for name in expected:
+                np.testing.assert_allclose(
+                    values[name], expected[name], rtol=1e-4, err_msg=f"{family} {name}: {hint}"
+                )
+
+
+def test_another_runs_workdir_is_refused(undisturbed):
+    config = make_config("vae", optimizer__model__learning_rate=0.5)
+    with pytest.raises(UserError, match=r"optimizer.model.learning_rate \(0.001 there, 0.5 now\)"):
+        train(config, undisturbed / "whole")
+
+
+def test_force_goes_on_with_another_config(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "half", tmp_path / "run")
+    config = make_config("vae", train__duration="6 steps")
+    assert train(config, tmp_path / "run", force=True)["step"] == 6
+
+
+def test_non_finite_loss_stops_the_run_and_is_named(tmp_path):
+    config = make_config("vae", optimizer__model__learning_rate=1e18)
+    with pytest.raises(UserError, match=r"(loss|kl|reconstruction) is not finite at step \d+"):
+        train(config, tmp_path / "run")
+    steps = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert not steps or max(steps) < 8
+
+
+def test_truncated_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path, capsys):
+    shutil.copytree(undisturbed / "whole", tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "8"
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    config = make_config("vae")
+    assert evaluate(config, tmp_path / "run")["step"] == 4
+    assert train(config, tmp_path / "run")["step"] == 8
+    assert "8 cannot be read" in capsys.readouterr().err
+    assert_same(final_state(config, undisturbed / "whole"), final_state(config, tmp_path / "run"))
+
+
+def test_no_checkpoint_to_evaluate(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint in .*; run `aigc train` first"):
+        evaluate(make_config("vae"), tmp_path)
+
+
+def test_unwritable_workdir(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to --workdir"):
+        train(make_config("vae"), tmp_path / "file" / "run")
+
+
+def test_full_disk_keeps_the_checkpoints_there_are(undisturbed, tmp_path, monkeypatch):
+    shutil.copytree(undisturbed / "half", tmp_path / "run")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(UserError, match="not enough disk for a checkpoint"):
+        train(make_config("vae"), tmp_path / "run")
+    monkeypatch.undo()
+    assert train(make_config("vae"), tmp_path / "run")["step"] == 8
+
+
+def test_evaluation_covers_every_example_once(undisturbed):
+    config = make_config("vae")
+    experiment = Experiment(config)
+    state = restore(experiment, undisturbed / "whole")
+    run, seen = experiment.compile_eval(), []
+    assert experiment.eval_feeds() == 2  # 20 examples in batches of 16
+    for number in range(experiment.eval_feeds()):
+        seen += list(experiment.eval_feed(number)["mask"])
+    assert sum(seen) == 20
+    report = evaluate(config, undisturbed / "whole")
+    empty = jax.eval_shape(
+        experiment.eval_step, experiment.abstract_state, experiment.eval_feed(0), {}
+    )
+    total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
+    for number in range(2):
+        feed = experiment.place(experiment.eval_feed(number), evaluation=True)
+        total = run(state, total, feed, {})
+    assert int(total.loss.count) == 20
+    assert report["metrics"]["loss"] == pytest.approx(float(total.loss.compute()))
+    assert report["protocol"]["examples"] == 20
+
+
+def test_loop_knows_no_family():
+    source = Path(train_module.__file__).read_text().lower()
+    assert not any(word in source for word in ("gan", "vae", "causal"))
