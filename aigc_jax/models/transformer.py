@@ -101,7 +101,7 @@ class GPT(nn.Module):
             "position_embedding", embedding, (self.block_size, self.embed_dim)
         )
         self.embedding_dropout = Dropout(self.dropout)
-        block = lookup({"none": Block, "block": nn.remat(Block)}, self.remat, "remat")
+        block = lookup({"none": Block, "block": nn.remat(Block)}, self.remat, "config.model.remat")
         self.blocks = [
             block(
                 num_heads=self.num_heads,
@@ -117,6 +117,10 @@ class GPT(nn.Module):
 
     def _features(self, tokens, ids, cache, position):
         """The residual stream after the last block, normalised, and the blocks' caches."""
+        if tokens.shape[1] > self.block_size:
+            raise UserError(
+                f"{tokens.shape[1]} tokens do not fit in the model's block_size={self.block_size}"
+            )
         positions = jax.lax.dynamic_slice_in_dim(self.position_embedding, position, tokens.shape[1])
         x = (self.token_embedding[tokens] + positions).astype(self.dtype)
         x = split_batch(self.embedding_dropout(x, ids))

@@ -30,7 +30,10 @@ from aigc_jax.tasks.task import (
 
 @flax.struct.dataclass
 class Perplexity(clu_metrics.Average):
-    """exp of the mean loss in nats per token."""
+    """exp of the mean loss in nats per token. Its leaves may also be shapes."""
+
+    total: Any
+    count: Any
 
     def compute(self):
         return jnp.exp(super().compute())

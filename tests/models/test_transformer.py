@@ -1,0 +1,143 @@
+"""The GPT's laws: causality, cached decoding, size, initialisation, rematerialisation, layout."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from aigc_jax.errors import UserError
+from aigc_jax.models.transformer import GPT
+from aigc_jax.ops.layout import split_batch
+
+VOCAB, BLOCK = 29, 12
+SMALL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16, dropout=0.5)
+
+
+forward = jax.jit(SMALL.apply)
+
+
+def tokens_of(batch: int = 3, length: int = BLOCK, vocab: int = VOCAB):
+    return jax.random.randint(jax.random.key(1), (batch, length), 0, vocab)
+
+
+@functools.cache
+def variables(model: GPT):
+    """Weights far from their initialisation, so that attention is far from uniform."""
+    start = jax.jit(model.init)(jax.random.key(0), tokens_of(1))
+    return jax.tree.map(lambda w: w * 8 if w.ndim > 1 else w, start)
+
+
+def count(model: GPT) -> int:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_a_token_changes_its_own_and_later_logits_only():
+    tokens = tokens_of()
+    before = forward(variables(SMALL), tokens)
+    for t in (0, 5, BLOCK - 1):
+        after = forward(variables(SMALL), tokens.at[:, t].add(1) % VOCAB)
+        np.testing.assert_array_equal(before[:, :t], after[:, :t])
+        assert (abs(before[:, t:] - after[:, t:]).max(axis=-1) > 1e-3).all()
+
+
+def test_logits_do_not_depend_on_what_follows_the_text():
+    tokens = tokens_of()
+    whole = forward(variables(SMALL), tokens)
+    part = forward(variables(SMALL), tokens[:, :7])
+    np.testing.assert_allclose(whole[:, :7], part, atol=1e-5)
+
+
+@pytest.mark.parametrize("prefill", [1, 5, BLOCK])
+def test_decoding_with_a_cache_equals_the_full_pass_at_every_position(prefill):
+    tokens, params = tokens_of(), variables(SMALL)
+    full = forward(params, tokens)
+    extend = jax.jit(functools.partial(SMALL.apply, method="extend"))
+    logits, cache = extend(params, tokens[:, :prefill], SMALL.init_cache(3), 0)
+    np.testing.assert_allclose(logits, full[:, prefill - 1], atol=1e-5)
+    for t in range(prefill, BLOCK):
+        logits, cache = extend(params, tokens[:, t : t + 1], cache, t)
+        np.testing.assert_allclose(logits, full[:, t], atol=1e-5)
+
+
+def test_parameter_counts():
+    # Radford et al.'s smallest model; the head is tied, so it adds none.
+    assert count(GPT(50257, 1024, num_layers=12, num_heads=12, embed_dim=768)) == 124_439_808
+    # nanoGPT prints "0.80M" for this one: it leaves out the 64 * 128 positions.
+    small = GPT(65, 64, num_layers=4, num_heads=4, embed_dim=128, use_bias=False)
+    assert count(small) - 64 * 128 == 795_904
+
+
+def test_initial_weights_have_nanogpts_standard_deviations():
+    model = GPT(512, 64, num_layers=2, num_heads=4, embed_dim=128)
+    params = jax.jit(model.init)(jax.random.key(0), tokens_of(1))["params"]
+    residual = 0.02 / 2  # 0.02 / sqrt(2 * num_layers)
+    block = params["blocks_1"]
+    expected = {
+        "token_embedding": (params["token_embedding"], 0.02),
+        "position_embedding": (params["position_embedding"], 0.02),
+        "qkv": (block["qkv"]["kernel"], 0.02),
+        "attention_out": (block["attention_out"]["kernel"], residual),
+        "mlp_in": (block["mlp_in"]["kernel"], 0.02),
+        "mlp_out": (block["mlp_out"]["kernel"], residual),
+    }
+    for name, (weights, std) in expected.items():
+        # At least 8,192 draws each: the estimate's own error is below 0.8 %; 5 % is six of them.
+        assert float(weights.std()) == pytest.approx(std, rel=0.05), name
+        assert abs(float(weights.mean())) < std / 20, name
+
+
+def test_remat_computes_again_and_changes_nothing():
+    again = SMALL.clone(remat="block")
+    params, tokens, ids = variables(SMALL), tokens_of(), jnp.arange(3)
+
+    def loss(model, params):
+        logits = model.apply(params, tokens, ids, rngs={"dropout": jax.random.key(2)})
+        return jax.nn.logsumexp(logits, axis=-1).mean()
+
+    def gradient(model):
+        return jax.grad(functools.partial(loss, model))
+
+    assert "remat" not in str(jax.make_jaxpr(gradient(SMALL))(params))
+    assert str(jax.make_jaxpr(gradient(again))(params)).count("remat") >= again.num_layers
+    kept, recomputed = jax.jit(gradient(SMALL))(params), jax.jit(gradient(again))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
+
+
+def test_bfloat16_is_close_to_float32_and_gives_float32_logits():
+    # Unscaled weights: at them the logits are of order 0.1, and bfloat16 keeps 3 digits.
+    params = jax.jit(SMALL.init)(jax.random.key(0), tokens_of(1))
+    exact = forward(params, tokens_of())
+    half = jax.jit(SMALL.clone(dtype=jnp.bfloat16).apply)(params, tokens_of())
+    assert half.dtype == jnp.float32
+    assert 0 < float(abs(half - exact).max()) < 0.02 * float(abs(exact).max()) + 2e-3
+
+
+def test_bad_sizes_are_refused():
+    with pytest.raises(UserError, match="num_heads=3 does not divide embed_dim=16"):
+        SMALL.clone(num_heads=3).init(jax.random.key(0), tokens_of(1))
+    with pytest.raises(UserError, match=r'unknown config\.model\.remat "blocks"'):
+        SMALL.clone(remat="blocks").init(jax.random.key(0), tokens_of(1))
+    with pytest.raises(UserError, match="13 tokens"):
+        SMALL.init(jax.random.key(0), tokens_of(1, BLOCK + 1))
+
+
+def test_split_batch_splits_over_data_and_fsdp_where_a_mesh_is_set():
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    rows = jax.device_put(jnp.zeros((8, 3)), NamedSharding(mesh, PartitionSpec()))
+    split = jax.jit(lambda x: split_batch(x) + 1)
+    with jax.set_mesh(mesh):
+        assert split(rows).sharding.shard_shape((8, 3)) == (2, 3)
+        assert split(rows[:6]).sharding.shard_shape((6, 3)) == (6, 3)  # 4 does not divide 6
+    assert split(rows).sharding.shard_shape((8, 3)) == (8, 3)
+
+
+def test_split_batch_leaves_pmapped_arrays_alone():
+    rows = jnp.arange(16.0).reshape(8, 2, 1)
+    jaxpr = jax.make_jaxpr(jax.pmap(lambda x: split_batch(x) + 1, axis_name="data"))(rows)
+    assert "sharding_constraint" not in str(jaxpr)
+    out = jax.pmap(lambda x: split_batch(x) + 1, axis_name="data")(rows)
+    np.testing.assert_array_equal(out, rows + 1)
