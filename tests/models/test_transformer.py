@@ -13,7 +13,7 @@ from aigc_jax.models.transformer import GPT
 from aigc_jax.ops.layout import split_batch
 
 VOCAB, BLOCK = 29, 12
-SMALL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16, dropout=0.5)
+SMALL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16)
 
 
 forward = jax.jit(SMALL.apply)
@@ -91,8 +91,9 @@ def test_initial_weights_have_nanogpts_standard_deviations():
 
 
 def test_remat_computes_again_and_changes_nothing():
-    again = SMALL.clone(remat="block")
-    params, tokens, ids = variables(SMALL), tokens_of(), jnp.arange(3)
+    model = SMALL.clone(num_layers=1, dropout=0.5)
+    again = model.clone(remat="block")
+    params, tokens, ids = variables(model), tokens_of(), jnp.arange(3)
 
     def loss(model, params):
         logits = model.apply(params, tokens, ids, rngs={"dropout": jax.random.key(2)})
@@ -101,9 +102,9 @@ def test_remat_computes_again_and_changes_nothing():
     def gradient(model):
         return jax.grad(functools.partial(loss, model))
 
-    assert "remat" not in str(jax.make_jaxpr(gradient(SMALL))(params))
-    assert str(jax.make_jaxpr(gradient(again))(params)).count("remat") >= again.num_layers
-    kept, recomputed = jax.jit(gradient(SMALL))(params), jax.jit(gradient(again))(params)
+    assert "remat" not in str(jax.make_jaxpr(gradient(model))(params))
+    assert "remat" in str(jax.make_jaxpr(gradient(again))(params))
+    kept, recomputed = jax.jit(gradient(model))(params), jax.jit(gradient(again))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
 
 

@@ -11,7 +11,7 @@ from aigc_jax.models.transformer import GPT
 from aigc_jax.ops.decode import decode, sample_tokens
 
 VOCAB, BLOCK = 23, 8
-MODEL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16)
+MODEL = GPT(VOCAB, BLOCK, num_layers=1, num_heads=2, embed_dim=16)
 
 
 @functools.cache
@@ -37,7 +37,7 @@ def prompts(num: int, length: int = 3):
     return jnp.tile(jnp.arange(length, dtype=jnp.int32) % VOCAB, (num, 1))
 
 
-@pytest.mark.parametrize("length", [1, 3, BLOCK, BLOCK + 3])
+@pytest.mark.parametrize("length", [1, BLOCK, BLOCK + 3])
 def test_greedy_decoding_follows_the_full_pass(length):
     """Also past the context: it is then refilled with its last half."""
     new = 2 * BLOCK + 3
@@ -66,16 +66,16 @@ def test_a_sample_depends_on_its_number_alone():
 
 def test_a_longer_text_begins_with_the_shorter_one():
     key = jax.random.key(3)
-    long = run(key, prompts(2), max_new_tokens=20)
-    for new in (0, 1, 6, 11):
+    long = run(key, prompts(2), max_new_tokens=12)
+    for new in (0, BLOCK - 2, BLOCK - 1):  # nothing, a context just full, and one token more
         short = run(key, prompts(2), max_new_tokens=new)
         np.testing.assert_array_equal(short, long[:, : 3 + new])
 
 
 def test_top_1_is_temperature_0():
     key = jax.random.key(5)
-    greedy = run(key, prompts(3), max_new_tokens=12, temperature=0.0)
-    np.testing.assert_array_equal(run(key, prompts(3), max_new_tokens=12, top_k=1), greedy)
+    greedy = run(key, prompts(2), max_new_tokens=12, temperature=0.0)
+    np.testing.assert_array_equal(run(key, prompts(2), max_new_tokens=12, top_k=1), greedy)
     np.testing.assert_array_equal(greedy[0], greedy[1])
 
 
