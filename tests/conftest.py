@@ -1,13 +1,25 @@
-"""Eight simulated devices, shapes checked at run time, and steps compiled once per session."""
+"""Eight simulated devices, shapes checked at run time, and each program compiled once."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Compilation is most of the work here: LLVM's optimisations would cost more than they save, and
+# a cache lets the runs, the workers and the processes of this session share their programs.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+_scratch = os.environ.setdefault("AIGC_TEST_SCRATCH", tempfile.mkdtemp(prefix="aigc_jax_tests_"))
+os.environ["AIGC_CACHE_DIR"] = os.path.join(_scratch, "data")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch, "programs")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 from jaxtyping import install_import_hook
 
 install_import_hook("aigc_jax", "beartype.beartype")
+
+import shutil
 
 import pytest
 
@@ -20,3 +32,8 @@ def pytest_addoption(parser):
 def renew(request):
     """Whether goldens are to be rewritten rather than compared with."""
     return request.config.getoption("--renew-goldens")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):  # the main process outlives its workers
+        shutil.rmtree(_scratch, ignore_errors=True)

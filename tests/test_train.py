@@ -52,7 +52,8 @@ def stop_at(monkeypatch, step: int) -> None:
 
 
 def aigc(*args, devices=8, **kwargs) -> subprocess.Popen:
-    env = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     return subprocess.Popen(
         [sys.executable, "-m", "aigc_jax", *args],
         cwd=ROOT,
@@ -64,7 +65,7 @@ def aigc(*args, devices=8, **kwargs) -> subprocess.Popen:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["dcgan", "dense_gan", "vae", "gpt"])
 def test_resume_equals_no_stop(family, tmp_path, monkeypatch):
     config = make_config(family, train__ema_decay=0.9)
     whole = train(config, tmp_path / "whole")
@@ -128,8 +129,8 @@ def compare_runs(one: Path, other: Path) -> None:
 
 
 def test_kill_at_a_random_moment(tmp_path):
-    config = make_config("vae", train__duration="200 steps", train__checkpoint_every="5 steps")
-    config.train.log_every = "50 steps"
+    config = make_config("vae", train__duration="60 steps", train__checkpoint_every="4 steps")
+    config.train.log_every = config.train.sample_every = "30 steps"
     train(config, tmp_path / "whole")
     flags = ["train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'killed'}"]
     flags += [f"--config.train.{key}={value}" for key, value in config.train.items()]

@@ -30,7 +30,7 @@ def test_one_device_equals_eight(family):
     close(trained(family, devices=1), trained(family, devices=8))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["dcgan", "dense_gan", "vae", "gpt"])
 def test_pmap_equals_jit(family):
     close(trained(family, parallel__mode="pmap"), trained(family))
 
@@ -60,7 +60,7 @@ def test_placement_changes_nothing(family):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["dcgan", "vae", "gpt"])
 def test_bfloat16_is_close_to_float32(family):
     half, full = trained(family, train__precision="bfloat16"), trained(family)
     for network in half[0].networks.values():
