@@ -56,8 +56,9 @@ def evaluate(flags, config, _) -> dict[str, Any]:
 
 def generate(flags, config, _) -> dict[str, Any]:
     config, workdir = command_line.run_config(config, flags.workdir)
-    if flags.num < 1 or flags.max_new_tokens < 0 or flags.temperature < 0 or flags.top_k < 0:
-        raise UserError("--num is positive; --max_new_tokens, --temperature, --top_k not negative")
+    for name in ("num", "max_new_tokens", "temperature", "top_k"):
+        if flags[name] < 0:
+            raise UserError(f"--{name}={flags[name]} is negative")
     _join(flags, config)
     from aigc_jax.sample import generate
     from aigc_jax.tasks.task import Request

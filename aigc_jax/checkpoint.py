@@ -20,16 +20,16 @@ class Checkpoints:
     when everything in it is on disk. Orbax is imported when the first one is read or written.
     """
 
-    def __init__(self, directory: Path, keep: int = 1, best: str = ""):
+    def __init__(self, directory: Path, keep: int = 1, best: str = "", *, read_only: bool = False):
         """
         Args:
             directory: of the checkpoints; need not exist.
             keep: how many of the latest are kept.
             best: an evaluation metric; the checkpoint where it was lowest is kept too.
+            read_only: touch nothing: a run may be writing here.
         """
         self.directory = directory.absolute()
-        self.keep = keep
-        self.best = best
+        self.keep, self.best, self.read_only = keep, best, read_only
         self._manager = None
 
     def steps(self) -> list[int]:
@@ -145,7 +145,8 @@ class Checkpoints:
                 )
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not self.read_only,
+                read_only=self.read_only,
             )
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_names=("state", "meta")

@@ -57,15 +57,27 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
     Raises:
         UserError: there is no checkpoint.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints", best=experiment.config.train.best)
+    best_metric = experiment.config.train.best
+    checkpoints = Checkpoints(workdir / "checkpoints", best=best_metric, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     step = None
     if best:
-        step = checkpoints.best_step() if experiment.config.train.best else None
+        step = checkpoints.best_step() if best_metric else None
         if step is None:
             raise UserError("--best: no checkpoint has the metric of config.train.best")
+    check_same_text(experiment, checkpoints.meta(step))
     return checkpoints.restore(experiment.abstract_state, step)
+
+
+def check_same_text(experiment: Experiment, meta: dict[str, Any] | None) -> None:
+    """A checkpoint's tokens mean what the data's tokens mean, or a `UserError`."""
+    stored, tokenizer = (meta or {"data": {}})["data"].get("tokenizer"), experiment.data.tokenizer
+    if stored and tokenizer is not None and stored != tokenizer.to_json():
+        raise UserError(
+            f"the text {experiment.data.name} has changed since the checkpoint was written: its "
+            "vocabulary is another; bring back the old text, or train in another --workdir"
+        )
 
 
 def protocol(experiment: Experiment) -> dict[str, Any]:

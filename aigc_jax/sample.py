@@ -1,5 +1,6 @@
 """Generation: from a trained state to pictures and texts in files."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,25 +77,26 @@ def generate(
     Args:
         config: of the run.
         workdir: of the run.
-        request: what to make.
+        request: what to make; `num=0` makes 100 images or one text.
         seed: of the noise.
         prompt: a text to go on from.
         out: a file name without its ending; by default under `WORKDIR/generated`.
         best: take the checkpoint that `config.train.best` kept rather than the newest.
     """
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     meta = checkpoints.meta()
     assert meta is not None
     from_images = request.kind == "reconstructions"
-    data = None if from_images else described_data(meta["data"])
-    experiment = Experiment(config, data=data)
+    is_text = "tokenizer" in meta["data"]
+    if prompt and not is_text:
+        raise UserError(f"--prompt is for text; this run makes images ({meta['data']['name']})")
+    request = dataclasses.replace(request, num=request.num or (1 if is_text else 100))
+    experiment = Experiment(config, data=None if from_images else described_data(meta["data"]))
     state = restore(experiment, workdir, best=best)
     start = None
     if prompt:
-        if "tokenizer" not in meta["data"]:
-            raise UserError(f"--prompt is for text; task {config.task.name} makes images")
         start = {"tokens": from_json(meta["data"]["tokenizer"]).encode(prompt)}
     elif from_images:
         start = experiment.held_out(request.num)

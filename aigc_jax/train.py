@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from aigc_jax import observe
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import make_evaluator
+from aigc_jax.evaluate import check_same_text, make_evaluator
 from aigc_jax.experiment import Experiment, describe_data
 from aigc_jax.observe import describe, say
 from aigc_jax.parallel.processes import StopSignal, is_lead
@@ -49,10 +49,13 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
     clock = observe.Clock()
     with clock("start"):
         claim(workdir, config, force)
+        profile = observe.Profile(config.train.profile, workdir)
         experiment = Experiment(config)
+        intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, config.train.best)
         state = None
         if checkpoints.steps():
+            check_same_text(experiment, checkpoints.meta())
             state = checkpoints.restore(experiment.abstract_state, set_aside=True)
         resumed = state is not None
         state = experiment.init() if state is None else state
@@ -70,12 +73,10 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
             done = step >= experiment.num_steps
             say("the run is complete" if done else f"resuming from step {step}")
 
-    intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
     total = experiment.num_steps
     unit, per_example = experiment.unit
     per_step = per_example * config.data.batch_size
     log = observe.Log(writer, clock, step, total, unit, per_step)
-    profile = observe.Profile(config.train.profile, workdir)
     meta = {
         "config": as_json(config),
         "data": describe_data(experiment.data),
