@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import Conv, ConvTranspose
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from aigc_jax.models.conv import Conv, ConvTranspose
 from aigc_jax.models.layers import Dropout
 
 SLOPE = 0.2  # of every leaky ReLU here

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import Conv, ConvTranspose
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+from aigc_jax.models.conv import Conv, ConvTranspose
 
 
 class DenseEncoder(nn.Module):
