@@ -177,9 +177,8 @@ class Block(nn.Module):
         # Heads are an axis of their own, so that tensor parallelism can split it.
         h = layer_norm(self.use_bias, self.dtype, "attention_norm")(x)
         qkv = dense((3, self.num_heads, head_dim), "qkv")(h.reshape(-1, embed_dim))
-        query, key, value = jnp.moveaxis(
-            qkv.reshape(batch, length, 3, self.num_heads, head_dim), 2, 0
-        )
+        qkv = qkv.reshape(batch, length, 3, self.num_heads, head_dim)
+        query, key, value = (part.squeeze(2) for part in jnp.split(qkv, 3, axis=2))
         if cache is not None:
             cache = KVCache(
                 jax.lax.dynamic_update_slice_in_dim(cache.keys, key, position, axis=1),
