@@ -1,0 +1,163 @@
+"""Convolutions against lax: the same function, the same derivatives, on any layout of devices."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from aigc_jax.errors import UserError
+from aigc_jax.ops.conv import conv2d, conv_transpose2d
+
+STRIDED_CONV = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+PAIRS = {"conv": (conv2d, STRIDED_CONV), "transpose": (conv_transpose2d, lax.conv_transpose)}
+
+
+def draw(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def case(seed):
+    """Random sizes, with every stride, kernel size and kind of padding among the seeds."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(5, 10, 2)
+    kernel = tuple(int(k) for k in rng.integers(1, 6, 2))
+    strides = tuple(int(s) for s in rng.integers(1, 4, 2))
+    explicit = tuple((int(a), int(b)) for a, b in rng.integers(0, 4, (2, 2)))
+    padding = ("SAME", "VALID", explicit)[seed % 3]
+    x = draw(seed, 3, height, width, int(rng.integers(1, 4)))
+    k = draw(seed + 1, *kernel, x.shape[-1], int(rng.integers(1, 4)))
+    return x, k, strides, padding
+
+
+def scalar(f, strides, padding):
+    """A function of x and kernel whose derivatives see every output differently."""
+
+    def loss(x, k):
+        y = f(x, k, strides, padding)
+        return jnp.sum(jnp.sin(y) * draw(7, *y.shape))
+
+    return loss
+
+
+def penalty(f, strides, padding):
+    """A squared gradient, as gradient penalties differentiate it."""
+
+    def loss(x, k):
+        dx, dk = jax.grad(scalar(f, strides, padding), (0, 1))(x, k)
+        return jnp.sum(jnp.square(dx)) + jnp.sum(jnp.square(dk))
+
+    return loss
+
+
+def assert_trees_close(got, want, rtol=1e-4):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("seed", range(9))
+def test_values_and_gradients_are_those_of_lax(kind, seed):
+    x, k, strides, padding = case(seed)
+    ours, theirs = PAIRS[kind]
+    assert_trees_close(ours(x, k, strides, padding), theirs(x, k, strides, padding))
+    value_and_grad = partial(jax.value_and_grad, argnums=(0, 1))
+    got = jax.jit(value_and_grad(scalar(ours, strides, padding)))(x, k)
+    want = jax.jit(value_and_grad(scalar(theirs, strides, padding)))(x, k)
+    assert_trees_close(got, want)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_second_derivatives_are_those_of_lax(kind, seed):
+    x, k, strides, padding = case(seed)
+    ours, theirs = PAIRS[kind]
+    got = jax.jit(jax.grad(penalty(ours, strides, padding), (0, 1)))(x, k)
+    want = jax.jit(jax.grad(penalty(theirs, strides, padding), (0, 1)))(x, k)
+    assert_trees_close(got, want, rtol=1e-3)
+
+
+def test_kernel_larger_than_stride_and_image():
+    x, k = draw(0, 2, 3, 2, 2), draw(1, 5, 5, 2, 3)
+    for ours, theirs in PAIRS.values():
+        got = jax.jit(jax.grad(scalar(ours, (2, 3), "SAME"), (0, 1)))(x, k)
+        want = jax.jit(jax.grad(scalar(theirs, (2, 3), "SAME"), (0, 1)))(x, k)
+        assert_trees_close(got, want)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_bfloat16_stays_bfloat16(kind):
+    x, k = draw(0, 2, 6, 6, 3, dtype=jnp.bfloat16), draw(1, 3, 3, 3, 4, dtype=jnp.bfloat16)
+    ours, theirs = PAIRS[kind]
+    y, vjp = jax.vjp(lambda x, k: ours(x, k, (2, 2)), x, k)
+    want, want_vjp = jax.vjp(lambda x, k: theirs(x, k, (2, 2), "SAME"), x, k)
+    as_float = partial(jax.tree.map, lambda a: a.astype(jnp.float32))
+    assert {a.dtype for a in jax.tree.leaves((y, vjp(y)))} == {jnp.dtype(jnp.bfloat16)}
+    assert_trees_close(as_float((y, vjp(want))), as_float((want, want_vjp(want))), rtol=2e-2)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_vmapped_and_scanned_gradients_are_the_gradients_one_by_one(kind):
+    xs, k = draw(0, 3, 2, 6, 5, 2), draw(1, 3, 3, 2, 3)
+    grad = jax.jit(jax.grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1)))
+    want = [grad(x, k) for x in xs]
+    want = jax.tree.map(lambda *g: jnp.stack(g), *want)
+    assert_trees_close(jax.vmap(grad, (0, None))(xs, k), want)
+    assert_trees_close(lax.scan(lambda c, x: (c, grad(x, k)), None, xs)[1], want)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("devices", [2, 8])
+def test_a_split_batch_is_never_gathered(kind, devices):
+    x, k = draw(0, 16, 6, 6, 2), draw(1, 3, 3, 2, 3)
+    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    grad = jax.value_and_grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1))
+    sharded = jax.jit(grad, in_shardings=(split, whole), out_shardings=(whole, (split, whole)))
+    compiled = sharded.lower(x, k).compile()
+    text = compiled.as_text()
+    assert "all-gather" not in text
+    assert "all-to-all" not in text
+    assert "collective-permute" not in text
+    assert "all-reduce" in text
+    got = compiled(jax.device_put(x, split), jax.device_put(k, whole))
+    assert_trees_close(got, jax.jit(grad)(x, k))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_under_shard_map_the_devices_gradients_add_up(kind):
+    x, k = draw(0, 8, 6, 6, 2), draw(1, 3, 3, 2, 3)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    conv = PAIRS[kind][0]
+
+    def loss(x, k):
+        return jnp.sum(jnp.square(conv(x, k, (2, 2), "SAME")))
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()))
+    def grad(x, k):
+        return jax.grad(lambda x, k: lax.psum(loss(x, k), "data"), (0, 1))(x, k)
+
+    assert_trees_close(jax.jit(grad)(x, k), jax.grad(loss, (0, 1))(x, k))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_gradient_is_three_native_convolutions(platform):
+    """Forward, by x, and by the kernel: the last dilates a window, never an input."""
+    x, k = draw(0, 2, 4, 4, 2), draw(1, 5, 5, 2, 3)
+    for conv in (conv2d, conv_transpose2d):
+        grad = jax.grad(scalar(conv, (2, 2), "SAME"), (0, 1))
+        text = jax.jit(grad).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
+        assert text.count("stablehlo.convolution") == 3
+        assert text.count("lhs_dilate = [2, 2]") == 1
+        assert text.count("rhs_dilate = [2, 2]") == 1
+        assert "dot_general" not in text
+
+
+def test_unknown_padding_is_refused_by_name():
+    with pytest.raises(UserError, match='"CIRCULAR" is not SAME'):
+        conv2d(draw(0, 1, 4, 4, 1), draw(1, 3, 3, 1, 1), (1, 1), "CIRCULAR")
