@@ -1,6 +1,7 @@
 """The processes of a run: how they find each other, and which one writes."""
 
 import os
+import re
 import signal
 import sys
 
@@ -79,18 +80,25 @@ def cpu_devices(config: ConfigDict) -> None:
     As many as `config.parallel.cpu_devices`, or as there are cores; fewer where they would not
     divide a batch. `XLA_FLAGS` and `JAX_NUM_CPU_DEVICES` win. Other platforms take no notice.
     """
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-        return
-    if "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
-    count = config.parallel.cpu_devices
-    if not count:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        count = cores or 1
-        sizes = (config.data.batch_size // config.train.accumulate, config.data.eval_batch_size)
-        while any(size % count for size in sizes):
-            count -= 1
-    jax.config.update("jax_num_cpu_devices", count)
+    forced = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if forced or "JAX_NUM_CPU_DEVICES" in os.environ:
+        count = int(forced[1] if forced else os.environ["JAX_NUM_CPU_DEVICES"])
+    else:
+        count = config.parallel.cpu_devices or _cores_that_divide(config)
+        jax.config.update("jax_num_cpu_devices", count)
+    # XLA's pool has a thread per core. A device that waits for the others in an all-reduce holds
+    # one, and so does one that waits for its own parallel work: with as many devices as threads
+    # nobody is left to do that work, and the run deadlocks (seen within 1,000 steps on jax 0.10.2).
+    os.environ.setdefault("NPROC", str(4 * count))
+
+
+def _cores_that_divide(config: ConfigDict) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = cores or 1
+    sizes = (config.data.batch_size // config.train.accumulate, config.data.eval_batch_size)
+    while any(size % count for size in sizes):
+        count -= 1
+    return count
 
 
 class StopSignal:
