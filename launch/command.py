@@ -1,0 +1,151 @@
+"""What the launchers share: words from a person are checked, then shown or run, never pasted.
+
+Standard library only, so that a laptop without the environment can launch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MOUNT = "/mnt/runs"  # where every launcher puts the bucket that holds the work directories
+PORT = 8482  # of the coordinator; JAX's own default has moved between releases
+
+
+class Parser(argparse.ArgumentParser):
+    """Takes flags before `--` and the command to launch after it; errors are one line, exit 2."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """The flags as attributes, `command` being the words after `--`."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        cut = argv.index("--") if "--" in argv else len(argv)
+        args = self.parse_args(argv[:cut])
+        args.command = argv[cut + 1 :]
+        return args
+
+    def error(self, message: str):
+        refuse(message)
+
+
+def refuse(message: str):
+    """Ends with exit code 2 and one line that says what to mend."""
+    print("error: " + " ".join(message.splitlines()), file=sys.stderr)
+    sys.exit(2)
+
+
+def matching(pattern: str, what: str) -> Callable[[str], str]:
+    """An argument type: text that matches the whole of `pattern`, described by `what`."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return text
+
+    return check
+
+
+name = matching(
+    r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?",
+    "a name: lower-case letters, digits and hyphens, a letter first, at most 63",
+)
+project = matching(r"([a-z0-9.]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "a project id, like my-project")
+location = matching(r"[a-z]+-[a-z]+[0-9]+(-[a-z])?", "a zone or region, like us-west4-a")
+zone = matching(r"[a-z]+-[a-z]+[0-9]+-[a-z]", "a zone, like us-west4-a")
+bucket = matching(r"[a-z0-9][-a-z0-9_.]{1,61}[a-z0-9]", "a bucket's name, without gs://")
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number from 1."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """An argument type: a whole number from 0."""
+    return 0 if text == "0" else positive(text)
+
+
+def port(text: str) -> int:
+    """An argument type: a port that needs no privilege."""
+    if not (text.isascii() and text.isdigit() and 1024 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1024 to 65535")
+    return int(text)
+
+
+def check_command(command: Sequence[str], durable: bool = False) -> None:
+    """Refuses a command that cannot end well, before anything starts to cost.
+
+    Args:
+        command: the words after `--`.
+        durable: whether the machines may vanish, so that `--workdir` must be in the bucket.
+    """
+    example = f"-- aigc train --config=FILE --workdir={MOUNT}/NAME"
+    if not command:
+        refuse(f"the command is missing; write it last, after two hyphens: {example}")
+    if any("\0" in word for word in command):
+        refuse("a word of the command holds a NUL byte")
+    workdir = None
+    for i, word in enumerate(command):
+        match = re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL)
+        if match:
+            workdir = match[1] if match[1] is not None else "".join(command[i + 1 : i + 2])
+    if workdir is not None and re.match(r"[a-z0-9]+://", workdir):
+        refuse(
+            f"--workdir={workdir} is a URL and work directories are paths; the bucket is mounted "
+            f"at {MOUNT}: write --workdir={MOUNT}/NAME"
+        )
+    if durable and not (workdir or "").startswith(f"{MOUNT}/"):
+        refuse(f"machines that may vanish need a --workdir in the bucket: {example}")
+
+
+def show(argv: Sequence[str]) -> str:
+    """The command as a person would paste it into a shell."""
+    words = [shlex.quote(word) for word in argv]
+    line = " ".join(words)
+    if len(line) <= 100:
+        return line
+    return " ".join(f"\\\n    {w}" if w.startswith(("--", "'--")) else w for w in words)
+
+
+def run(argv: Sequence[str], dry_run: bool, stdin: str | None = None) -> int:
+    """Runs a command from the root of the repository, or prints it; its exit code."""
+    if dry_run:
+        print(show(argv))
+        return 0
+    print(f"+ {show(argv)}", file=sys.stderr)
+    return _call(argv, input=stdin).returncode
+
+
+def output(argv: Sequence[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    done = _call(argv, capture_output=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_all(commands: Sequence[Sequence[str]], dry_run: bool) -> int:
+    """Runs commands one after another until one fails; its exit code."""
+    for argv in commands:
+        code = run(argv, dry_run)
+        if code:
+            return code
+    return 0
+
+
+def _call(argv: Sequence[str], **options) -> subprocess.CompletedProcess:
+    sys.stdout.flush()
+    try:
+        return subprocess.run(argv, text=True, cwd=REPOSITORY, check=False, **options)
+    except FileNotFoundError:
+        refuse(f"{argv[0]} is not installed here; launch/README.md says what each launcher needs")
+        raise

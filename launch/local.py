@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Several processes on this machine: to try what a pod would do, and for tests of it.
+
+  launch/local.py --processes=2 --devices=4 -- aigc train --config=... --workdir=...
+
+Each process finds the others through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+--devices makes so many CPU devices in each. Their lines come out with [0], [1] ... in front. When
+one fails, the others are ended and its exit code is this one's; SIGINT and SIGTERM go to all.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from command import Parser, check_command, natural, positive, show
+
+GRACE = 10  # seconds from SIGTERM to SIGKILL, once one has failed
+
+
+def launch(command: Sequence[str], processes: int, devices: int) -> int:
+    """Runs the command `processes` times to the end; the exit code of the first that failed.
+
+    Args:
+        command: the same for every process.
+        processes: how many.
+        devices: CPU devices of each; 0 leaves the devices to JAX.
+    """
+    port = _free_port()
+    # A session each: a Ctrl-C of the terminal reaches them once, through this process.
+    children = [
+        subprocess.Popen(
+            command,
+            env=environment(i, processes, devices, port),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        for i in range(processes)
+    ]
+    asked = _forward_signals(children)
+    lock = threading.Lock()
+    readers = [
+        threading.Thread(target=_prefix, args=(f"[{i}] ".encode(), source, sink, lock))
+        for i, child in enumerate(children)
+        for source, sink in ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
+    ]
+    for reader in readers:
+        reader.start()
+    code = _wait(children, asked)
+    for reader in readers:
+        reader.join()
+    return code
+
+
+def environment(i: int, processes: int, devices: int, port: int) -> dict[str, str]:
+    """The variables of process `i`."""
+    variables = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(processes),
+        "JAX_PROCESS_ID": str(i),
+        # `aigc` is the one of this Python, also where its environment was not activated
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    }
+    if devices:
+        variables |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return {**os.environ, **variables}
+
+
+def _wait(children: list[subprocess.Popen], asked: list[int]) -> int:
+    """Waits for all, ending the others once one has failed of itself."""
+    first, deadline = 0, None
+    waiting = dict(enumerate(children))
+    while waiting:
+        for i, child in list(waiting.items()):
+            code = child.poll()
+            if code is None:
+                continue
+            del waiting[i]
+            code = code if code >= 0 else 128 - code
+            if code and not first:
+                first = code
+                if waiting and not asked:
+                    others = ", ".join(f"[{j}]" for j in waiting)
+                    print(f"[{i}] exited with {code}: ending {others}", file=sys.stderr, flush=True)
+                    deadline = time.monotonic() + GRACE
+                    _signal(waiting.values(), signal.SIGTERM)
+        if deadline and time.monotonic() > deadline:
+            _signal(waiting.values(), signal.SIGKILL)
+        time.sleep(0.02)
+    return first
+
+
+def _forward_signals(children: list[subprocess.Popen]) -> list[int]:
+    """Passes SIGINT and SIGTERM on; returns the list that receives them."""
+    asked: list[int] = []
+
+    def forward(number, _frame):
+        asked.append(number)
+        _signal(children, number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, forward)
+    return asked
+
+
+def _signal(children, number: int) -> None:
+    for child in children:
+        child.send_signal(number)  # does nothing to one that has ended
+
+
+def _prefix(prefix: bytes, source, sink, lock) -> None:
+    """Copies lines, whole ones, each with the prefix."""
+    for line in source:
+        with lock:
+            sink.write(prefix + line.rstrip(b"\n") + b"\n")
+            sink.flush()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def main() -> int:
+    parser = Parser(prog="launch/local.py", description=__doc__)
+    parser.add_argument("--processes", type=positive, default=2, help="how many [2]")
+    parser.add_argument("--devices", type=natural, default=0, help="CPU devices of each [JAX's]")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    parser.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
+    args = parser.parse()
+    check_command(args.command)
+    if args.dry_run:
+        for i in range(args.processes):
+            variables = environment(i, args.processes, args.devices, port=0)
+            ours = [f"{key}={value}" for key, value in variables.items() if key.startswith("JAX_")]
+            print(show(["env", *sorted(ours), *args.command]) + " &")
+        return 0
+    try:
+        return launch(args.command, args.processes, args.devices)
+    except FileNotFoundError:
+        print(f"error: there is no command {args.command[0]!r} here", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""What the launchers print is what was reviewed, and words from a person stay words.
+
+`pytest tests/launch --renew-goldens` rewrites tests/launch/golden.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+NASTY = [
+    "a b",
+    "it's",
+    '"quoted"',
+    "$(touch pwned)",
+    "`touch pwned`",
+    "${HOME}",
+    "$(HOME)",
+    "a;b&&c|d>e",
+    "*",
+    "back\\slash",
+    "two\nlines",
+    "--config.name=- x: [y] #z",
+    "",
+    "ü€",
+]
+
+TPU = "--zone=us-west4-a --dry-run"
+TRAIN = "-- aigc train --config=configs/gan/dcgan.py --workdir=/mnt/runs/dcgan"
+WORDS = f"{TRAIN} '--config.train.duration=2 epochs'"
+CASES = {
+    "tpu_create.txt": [
+        f"tpu.py create dcgan --type=v5litepod-256 {TPU}",
+        f"tpu.py create dcgan --type=v6e-256 --slices=4 --spot --project=my-project {TPU}",
+        f"tpu.py create dcgan --type=v4-32 --runtime-version=v2-alpha-tpuv4 {TPU}",
+    ],
+    "tpu_run.txt": [
+        f"tpu.py wait dcgan {TPU}",
+        f"tpu.py setup dcgan --bucket=my-bucket {TPU}",
+        f"tpu.py run dcgan --port=9000 {TPU} {WORDS}",
+        f"tpu.py logs dcgan --slice=1 --worker=3 --follow {TPU}",
+        f"tpu.py status dcgan {TPU}",
+        f"tpu.py stop dcgan {TPU}",
+        f"tpu.py delete dcgan {TPU}",
+    ],
+    "tpu_train.txt": [
+        f"tpu.py train dcgan --type=v5p-128 --bucket=my-bucket --spot {TPU} {WORDS}",
+    ],
+    "gke.txt": [
+        "gke.py create dcgan --topology=v5e:16x16 --slices=2 --spot --project=my-project "
+        "--cluster=pods --location=us-west4 --zone=us-west4-a --dry-run",
+        "gke.py logs dcgan --slice=1 --worker=3 --follow --dry-run",
+        "gke.py status dcgan --dry-run",
+        "gke.py stop dcgan --dry-run",
+        "gke.py delete dcgan --slices=2 --cluster=pods --location=us-west4 --dry-run",
+    ],
+    "gke_jobset.yaml": [
+        "gke.py run dcgan --topology=v5e:16x16 --slices=2 --image=us-docker.pkg.dev/p/r/aigc:tpu "
+        f"--bucket=my-bucket --dry-run {WORDS}",
+    ],
+    "slurm.txt": [
+        "slurm.py logs dcgan --follow --dry-run",
+        "slurm.py status dcgan --dry-run",
+        "slurm.py stop dcgan --dry-run",
+    ],
+    "slurm_per_gpu.sbatch": [
+        "slurm.py run dcgan --nodes=2 --gpus=8 --time=24:00:00 --sbatch=--partition=gpu "
+        f"--sbatch=--cpus-per-task=12 --dry-run {WORDS}",
+    ],
+    "slurm_per_node.sbatch": [
+        f"slurm.py run dcgan --gpus=4 --time=2-00:00:00 --per=node --dry-run {WORDS}",
+    ],
+    "local.txt": [f"local.py --processes=2 --devices=4 --dry-run {WORDS}"],
+}
+
+
+def launch(argv, **options) -> subprocess.CompletedProcess:
+    script, *rest = shlex.split(argv) if isinstance(argv, str) else argv
+    path = str(REPOSITORY / "launch" / script)
+    return subprocess.run(
+        [sys.executable, path, *rest], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def printed(argv) -> str:
+    done = launch(argv)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("golden", CASES)
+def test_dry_run_prints_the_reviewed_commands(golden, renew):
+    outputs = [printed(argv).replace(str(REPOSITORY), "/shared/aigc_jax") for argv in CASES[golden]]
+    text = outputs[0]
+    if golden.endswith(".txt"):
+        text = "\n".join(f"$ launch/{argv}\n{out}" for argv, out in zip(CASES[golden], outputs))
+    if renew:
+        (GOLDEN / golden).write_text(text, encoding="utf-8")
+    assert text == (GOLDEN / golden).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        *(
+            (["tpu.py", "status", bad, "--zone=us-west4-a"], "is not a name")
+            for bad in (
+                "my run",
+                "a;b",
+                "$(id)",
+                "a'b",
+                'a"b',
+                "`id`",
+                "Up",
+                "1a",
+                "a-",
+                "a\nb",
+                "",
+            )
+        ),
+        (["slurm.py", "run", "a b", "--gpus=1", "--time=1:00:00"], "is not a name"),
+        (["gke.py", "stop", "a" * 32], "at most 31"),
+        ("tpu.py status a --zone='us-west4-a;id'", "is not a zone"),
+        ("tpu.py status a --zone=us-west4-a --project='p$(id)x'", "is not a project"),
+        ("tpu.py setup a --zone=us-west4-a --bucket=gs://b", "without gs://"),
+        ("tpu.py create a --zone=us-west4-a --type='v4-8 --spot'", "is not an accelerator type"),
+        ("tpu.py create a --zone=us-west4-a --type=v9-8", "--runtime-version"),
+        ("tpu.py create a --zone=us-west4-a --type=v4-8 --slices=0", "whole number from 1"),
+        ("tpu.py run a --zone=us-west4-a --port=80 -- aigc", "1024"),
+        ("tpu.py run a --zone=us-west4-a", "the command is missing"),
+        ("tpu.py run a --zone=us-west4-a -- aigc train --workdir=gs://b/r", "/mnt/runs/NAME"),
+        ("local.py -- aigc train --workdir gs://b/r", "/mnt/runs/NAME"),
+        ("tpu.py stop a --zone=us-west4-a -- aigc", "takes no command"),
+        ("tpu.py stop a --zone=us-west4-a --dryrun", "unrecognized arguments: --dryrun"),
+        (
+            "tpu.py train a --zone=us-west4-a --type=v4-8 --bucket=bkt -- aigc --workdir=runs/a",
+            "--workdir in the bucket",
+        ),
+        *(
+            (f"gke.py create a --topology={bad} --cluster=c --location=us-west4", say)
+            for bad, say in (("v5e:16", "2 dimensions"), ("v5e:1x1", "four"), ("v3:2x2", "16x16"))
+        ),
+        ("slurm.py run a --gpus=1 --time=1h -- aigc", "24:00:00"),
+        ("slurm.py run a --gpus=1 --time=1:00:00 '--sbatch=--mem=1;id' -- aigc", "--mem=64G"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_in_one_line(argv, part):
+    done = launch(argv)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr)
+    assert part in done.stderr
+
+
+@pytest.mark.parametrize("script", ["tpu.py", "gke.py", "slurm.py", "local.py"])
+def test_help_teaches_with_a_whole_command(script):
+    text = printed([script, "--help"])
+    assert "--dry-run" in text
+    assert "-- aigc train --config=" in text
+
+
+def test_words_survive_both_shells_on_the_way_to_a_tpu(tmp_path):
+    line = printed(["tpu.py", "run", "a", *TPU.split(), "--", "aigc", *NASTY])
+    local = shell(line, tmp_path, "gcloud")
+    remote = next(word for word in local if word.startswith("--command=")).removeprefix(
+        "--command="
+    )
+    words = shell(remote, tmp_path, "python3")
+    assert words[words.index("--") + 1 :] == ["aigc", *NASTY]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_words_and_place_survive_the_way_into_a_pod(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    flags = "--topology=v5e:4x4 --slices=2 --image=i --bucket=bkt --dry-run"
+    command = ["recorder", "--workdir=/mnt/runs/a", *NASTY]
+    text = printed(["gke.py", "run", "a", *flags.split(), "--", *command])
+    job = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    # what Kubernetes makes of $$ (https://kubernetes.io/docs/tasks/inject-data-application)
+    argv = [word.replace("$$", "$") for word in container["command"]]
+    words = record(argv, tmp_path, "recorder", {"SLICE": "1", "JOB_COMPLETION_INDEX": "2"})
+    assert words == command[1:]
+    assert (tmp_path / "process_id").read_text() == "6"  # the third host of the second slice
+    env = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert env["JAX_NUM_PROCESSES"] == "8"
+    assert job["parallelism"] == job["completions"] == 4
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A directory of stand-ins for SLURM's commands, each noting how it was called."""
+    shims = {
+        "scontrol": 'if [ "$1" = show ]; then echo node7; else echo "$@" >> requeued; fi',
+        # the real one signals the steps
+        "scancel": 'echo "$@" >> scancelled; kill -TERM $(cat step)',
+        "srun": 'shift; echo $$ > step; export SLURM_PROCID=3; exec "$@"',
+    }
+    for name, body in shims.items():
+        shim(tmp_path / name, f"#!/bin/bash\ncd {tmp_path}\n{body}\n")
+    return tmp_path
+
+
+def batch(slurm: Path, *command: str, signal: str = "") -> subprocess.CompletedProcess:
+    """Runs the batch script of a command, sending its shell a signal when the step is ready."""
+    argv = ["slurm.py", "run", "a", "--gpus=4", "--time=1:00:00", "--dry-run", "--", *command]
+    (slurm / "job").write_text(printed(argv))
+    assert subprocess.run(["bash", "-n", slurm / "job"], check=False).returncode == 0
+    variables = {"SLURM_JOB_ID": "70001", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NTASKS": "8"}
+    process = subprocess.Popen(
+        ["bash", str(slurm / "job")],
+        env={**os.environ, **variables, "PATH": f"{slurm}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if signal:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        subprocess.run(["kill", f"-{signal}", str(process.pid)], check=True)
+    out, _ = process.communicate(timeout=30)
+    return subprocess.CompletedProcess([], process.returncode, out, "")
+
+
+def test_a_batch_job_hands_on_words_and_places(slurm):
+    names = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+    code = (
+        "import json, os, sys; "
+        f"print(json.dumps([[os.environ[n] for n in {names}], sys.argv[1:]])); sys.exit(5)"
+    )
+    done = batch(slurm, sys.executable, "-c", code, *NASTY)
+    assert json.loads(done.stdout) == [["node7:30001", "8", "3"], NASTY]
+    assert done.returncode == 5  # a failure is not queued again
+    assert not (slurm / "requeued").exists()
+
+
+SAVES = "trap 'echo saved; exit 143' TERM; echo ready; while :; do sleep 0.05; done"
+
+
+def test_a_batch_job_out_of_time_saves_and_queues_again(slurm):
+    done = batch(slurm, "bash", "-c", SAVES, signal="USR1")
+    assert "saved\n" in done.stdout
+    assert (slurm / "scancelled").read_text() == "--signal=TERM 70001\n"
+    assert (slurm / "requeued").read_text() == "requeue 70001\n"
+
+
+def test_a_batch_job_that_ends_on_time_is_not_queued_again(slurm):
+    done = batch(slurm, "bash", "-c", SAVES.replace("143", "0"), signal="USR1")
+    assert done.returncode == 0
+    assert not (slurm / "requeued").exists()
+
+
+def taught(program: str) -> list[str]:
+    """The commands of a program in the fenced blocks of the README."""
+    text = (REPOSITORY / "launch" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(program)]
+
+
+def test_the_readme_teaches_commands_that_are_accepted():
+    commands = taught("launch/")
+    assert {line.split()[0] for line in commands} == {
+        f"launch/{name}.py" for name in ("local", "tpu", "gke", "slurm")
+    }
+    for line in commands:
+        flags, hyphens, command = line.removeprefix("launch/").partition(" -- ")
+        assert printed(f"{flags} --dry-run{hyphens}{command}")
+
+
+def test_gcloud_knows_every_flag(tmp_path):
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud is not installed")
+    goldens = "".join((GOLDEN / name).read_text() for name in CASES if name.endswith(".txt"))
+    lines = goldens.replace("\\\n", " ").splitlines()
+    commands = [line for line in lines if line.startswith("gcloud ")] + taught("gcloud ")
+    assert len(commands) > 30
+    listing = tmp_path / "commands.json"
+    listing.write_text(json.dumps([{"command_string": command} for command in commands]))
+    done = subprocess.run(
+        ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={listing}"],
+        env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path), "NO_GCE_CHECK": "true"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode or not done.stdout:
+        pytest.skip("this gcloud has no lint-gcloud-commands")
+    results = json.loads(done.stdout)
+    assert [r["error_message"] for r in results if not r["success"]] == []
+
+
+def shim(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def shell(line: str, directory: Path, program: str) -> list[str]:
+    """The arguments that `program` gets when bash runs the line."""
+    return record(["bash", "-c", line], directory, program, {})
+
+
+def record(argv, directory: Path, program: str, variables: dict[str, str]) -> list[str]:
+    notes = "open('argv', 'w').write(json.dumps(sys.argv[1:]))\n"
+    notes += "open('process_id', 'w').write(os.environ.get('JAX_PROCESS_ID', ''))\n"
+    code = f"import json, os, sys\nos.chdir({str(directory)!r})\n{notes}"
+    shim(directory / program, f"#!{sys.executable}\n{code}")
+    env = {**os.environ, **variables, "PATH": f"{directory}:{os.environ['PATH']}"}
+    subprocess.run(argv, env=env, cwd=directory, check=True, timeout=30)
+    return json.loads((directory / "argv").read_text())
