@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from aigc_jax import flops, observe, rng
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.tasks.task import Request
@@ -23,7 +23,7 @@ WARM_UP = 3  # calls after compilation that are not timed
 ROUND_SECONDS = 0.1  # a round repeats a call for about this long, so that timers do not matter
 
 
-def bench(config: ConfigDict, what: str = "train", rounds: int = 30) -> dict[str, Any]:
+def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, Any]:
     """Measures one thing and returns the figures with everything they depend on.
 
     Args:

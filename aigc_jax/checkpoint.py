@@ -41,6 +41,12 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict, metrics: dict[str, float] | None) -> None:
         """Starts to write the state of `step`; the state may be donated as soon as this returns.
 
+        Args:
+            step: of the state.
+            state: arrays on any devices.
+            meta: a JSON object.
+            metrics: of the evaluation at this step, if there was one; kept in the meta too.
+
         Raises:
             UserError: the disk has no room; the earlier checkpoints are as they were.
         """
@@ -48,7 +54,10 @@ class Checkpoints:
 
         self.wait()
         self._check_room(state)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave({**meta, "metrics": metrics}),
+        )
         with _disk_errors(self.directory):
             self._open().save(step, args=args, metrics=metrics, force=True)
 
@@ -104,12 +113,9 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step whose checkpoint is best by `self.best`; None if none has that metric."""
-        found = [
-            (info.metrics[self.best], info.step)
-            for info in self._open().checkpoints_info()
-            if info.metrics and self.best in info.metrics
-        ]
-        return min(found)[1] if found else None
+        metrics = {step: (self.meta(step) or {}).get("metrics") or {} for step in self.steps()}
+        found = [step for step, values in metrics.items() if self.best in values]
+        return min(found, key=lambda step: metrics[step][self.best], default=None)
 
     def _newest(self, step: int | None, read: Callable[[int], Any]) -> Any | None:
         steps = self.steps() if step is None else [step]
@@ -134,7 +140,7 @@ class Checkpoints:
             import orbax.checkpoint as ocp
 
             policies = ocp.checkpoint_managers
-            preserve = [policies.LatestN(self.keep)]
+            preserve: list = [policies.LatestN(self.keep)]
             if self.best:
                 preserve.append(
                     policies.BestN(

@@ -97,7 +97,8 @@ def load(path: str) -> ConfigDict:
     argv, values = ["aigc", f"--config={path}"], absl_flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     values(argv)
-    return values["config"].value
+    config: Any = values["config"].value
+    return config
 
 
 def check_key(config: ConfigDict, key: str) -> None:

@@ -7,10 +7,16 @@ heavy: `--help` reads it.
 
 import math
 import re
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from aigc_jax.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    Config = Any  # no checker can infer a ConfigDict's attributes
+else:
+    Config = ConfigDict
 
 
 def base() -> ConfigDict:

@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from aigc_jax import observe
 from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
@@ -32,7 +32,7 @@ def make_evaluator(experiment: Experiment):
     return evaluate
 
 
-def evaluate(config: ConfigDict, workdir: Path, *, best: bool = False) -> dict[str, Any]:
+def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, Any]:
     """Evaluates a run's checkpoint on its held-out split and writes `report.json`.
 
     Args:
@@ -67,7 +67,9 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
         if step is None:
             raise UserError("--best: no checkpoint has the metric of config.train.best")
     check_same_text(experiment, checkpoints.meta(step))
-    return checkpoints.restore(experiment.abstract_state, step)
+    state = checkpoints.restore(experiment.abstract_state, step)
+    assert state is not None  # there are steps
+    return state
 
 
 def check_same_text(experiment: Experiment, meta: dict[str, Any] | None) -> None:

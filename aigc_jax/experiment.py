@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from aigc_jax import config as config_lib
 from aigc_jax import rng, tasks
+from aigc_jax.config import Config
 from aigc_jax.data import order, preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
@@ -33,7 +33,7 @@ class Experiment:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         *,
         data: Dataset | None = None,
         devices: list | None = None,

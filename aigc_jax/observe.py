@@ -57,8 +57,14 @@ class Writer:
         if self.active:
             self._tensorboard.add_text(name, f"```\n{text}\n```", step)
 
+    def flush(self) -> None:
+        """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
+        if self.active:
+            os.fsync(self._jsonl.fileno())
+            self._tensorboard.flush()
+
     def close(self) -> None:
-        """Flushes to disk."""
+        """Flushes, and lets go of the files."""
         if self.active:
             self._jsonl.close()
             self._tensorboard.close()

@@ -4,13 +4,12 @@ import inspect
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
-from aigc_jax.config import steps
-from aigc_jax.errors import UserError, nearest
+from aigc_jax.config import Config, steps
+from aigc_jax.errors import UserError, lookup, nearest
 
 
-def make(config: ConfigDict, key: str, num_steps: int, batch_size: int, num_examples: int):
+def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples: int):
     """The transformation of one network and its learning-rate schedule.
 
     Args:
@@ -25,10 +24,10 @@ def make(config: ConfigDict, key: str, num_steps: int, batch_size: int, num_exam
     """
     warmup = steps(config.warmup, f"{key}.warmup", batch_size, num_examples)
     schedule = make_schedule(config, key, num_steps, warmup)
-    factory = getattr(optax, config.name, None)
-    known = [n for n in dir(optax) if "learning_rate" in _parameters(getattr(optax, n))]
-    if config.name not in known:
-        raise UserError(f'unknown {key}.name "{config.name}"{nearest(config.name, known)}')
+    known = {
+        name: value for name, value in vars(optax).items() if "learning_rate" in _parameters(value)
+    }
+    factory = lookup(known, config.name, f"{key}.name")
     args = dict(config.args)
     parameters = _parameters(factory)
     for name in args:
@@ -51,7 +50,7 @@ def make(config: ConfigDict, key: str, num_steps: int, batch_size: int, num_exam
     return tx, schedule
 
 
-def make_schedule(config: ConfigDict, key: str, num_steps: int, warmup: int) -> optax.Schedule:
+def make_schedule(config: Config, key: str, num_steps: int, warmup: int) -> optax.Schedule:
     """The learning rate as a function of the step: linear warm-up, then the schedule's decay."""
     peak, length = config.learning_rate, max(num_steps - warmup, 1)
     decays = {
@@ -70,8 +69,12 @@ def make_schedule(config: ConfigDict, key: str, num_steps: int, warmup: int) -> 
 
 
 def matrices(params):
-    """The weight-decay mask: True for matrices and kernels, False for biases and norm scales."""
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    """The weight-decay mask: True for matrices, kernels and tables, False for biases and scales."""
+
+    def decays(path, leaf):
+        return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def _parameters(function) -> list[str]:

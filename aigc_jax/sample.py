@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from aigc_jax import rng
 from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import restore
@@ -63,7 +63,7 @@ def write(
 
 
 def generate(
-    config: ConfigDict,
+    config: Config,
     workdir: Path,
     request: Request,
     *,

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from aigc_jax import observe
 from aigc_jax.checkpoint import Checkpoints
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import check_same_text, make_evaluator
 from aigc_jax.experiment import Experiment, describe_data
@@ -32,7 +32,7 @@ FREE_KEYS = (
 )
 
 
-def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str, Any]:
+def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, Any]:
     """Trains until `config.train.duration`, going on from the newest checkpoint if there is one.
 
     Args:
@@ -91,6 +91,7 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
         nonlocal saved
         with clock("checkpoint"):
             checkpoints.save(step, state, meta, metrics)
+            writer.flush()
         saved = step
 
     first = step
@@ -144,8 +145,10 @@ def train(config: ConfigDict, workdir: Path, *, force: bool = False) -> dict[str
     }
 
 
-def claim(workdir: Path, config: ConfigDict, force: bool) -> None:
+def claim(workdir: Path, config: Config, force: bool) -> None:
     """Makes the work directory, or refuses when it is another run's or cannot be written."""
+    if ":/" in str(workdir):  # a Path has folded the two slashes of a URL
+        raise UserError(f"--workdir={workdir}: mount the bucket and give its directory")
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -169,7 +172,7 @@ def claim(workdir: Path, config: ConfigDict, force: bool) -> None:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
 
 
-def as_json(config: ConfigDict) -> dict[str, Any]:
+def as_json(config: Config) -> dict[str, Any]:
     """A config as plain JSON values: tuples become lists."""
     return json.loads(config.to_json_best_effort())
 
@@ -185,12 +188,12 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def round_up(interval: int, config: ConfigDict) -> int:
+def round_up(interval: int, config: Config) -> int:
     """An interval in whole calls: events happen between calls of `steps_per_call` steps."""
     return -(-interval // config.train.steps_per_call) * config.train.steps_per_call
 
 
-def next_event(step: int, total: int, intervals, config: ConfigDict) -> int:
+def next_event(step: int, total: int, intervals, config: Config) -> int:
     """The step at which the host next has something to do."""
     strides = [i for i in intervals if i] + [config.train.steps_per_call]
     return min(total, *((step // i + 1) * i for i in strides))

@@ -197,6 +197,24 @@ def test_truncated_checkpoint_falls_back_to_the_one_before(undisturbed, tmp_path
     assert_same(final_state(config, undisturbed / "whole"), final_state(config, tmp_path / "run"))
 
 
+def test_best_checkpoint_is_kept_beside_the_last(tmp_path):
+    # So large a step that the loss is lowest early: the best checkpoint is not the newest.
+    config = make_config("vae", train__keep=1, train__best="loss", train__eval_every="2 steps")
+    config.train.checkpoint_every = "2 steps"
+    config.optimizer.model.learning_rate = 0.3
+    train(config, tmp_path)
+    losses = {
+        step: values["eval/loss"]
+        for step, values in metrics_by_step(tmp_path).items()
+        if "eval/loss" in values
+    }
+    best = min(losses, key=losses.__getitem__)
+    assert set(Checkpoints(tmp_path / "checkpoints").steps()) == {best, 8}
+    report = evaluate(config, tmp_path, best=True)
+    assert report["step"] == best
+    assert report["metrics"]["loss"] == pytest.approx(losses[best], rel=1e-5)
+
+
 def test_no_checkpoint_to_evaluate(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint in .*; run `aigc train` first"):
         evaluate(make_config("vae"), tmp_path)

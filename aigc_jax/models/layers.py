@@ -1,5 +1,7 @@
 """Layers that the families share."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,9 +26,11 @@ class Dropout(nn.Module):
         """`ids` are the examples' places in the global batch; None switches dropout off."""
         if ids is None or self.rate == 0.0:
             return x
+        # Drawn flat: XLA's CPU backend compiles random bits of rank four ten times as slowly.
+        shape = x.shape[1:]
         keep = rng.per_example(
             self.make_rng("dropout"),
             ids,
-            lambda key: jax.random.bernoulli(key, 1.0 - self.rate, x.shape[1:]),
+            lambda key: jax.random.bernoulli(key, 1.0 - self.rate, (math.prod(shape),)),
         )
-        return jnp.where(keep, x / (1.0 - self.rate), 0)
+        return jnp.where(keep.reshape(x.shape), x / (1.0 - self.rate), 0)

@@ -5,15 +5,15 @@ import math
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
-from ml_collections import ConfigDict
 
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")  # the batch is split over both: FSDP devices see different examples
 
 
-def make_mesh(parallel: ConfigDict, devices: list | None = None) -> Mesh:
+def make_mesh(parallel: Config, devices: list | None = None) -> Mesh:
     """A mesh of all devices with the axes `AXES` in the sizes of the config.
 
     Args:

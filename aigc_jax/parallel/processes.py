@@ -1,13 +1,15 @@
 """The processes of a run: how they find each other, and which one writes."""
 
+import glob
+import importlib.util
 import os
 import re
 import signal
 import sys
 
 import jax
-from ml_collections import ConfigDict
 
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 
 _LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # the number of processes, by launcher
@@ -22,8 +24,8 @@ def initialize(
     """Joins the other processes, if there are any. Call it before any device is touched.
 
     Arguments win over the variables `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
-    `JAX_PROCESS_ID`; without either, SLURM, Open MPI, Kubernetes and Cloud TPU pods are recognised
-    by JAX itself.
+    `JAX_PROCESS_ID`; without either, SLURM, Open MPI and Cloud TPU pods are recognised, and JAX
+    asks them for the rest.
 
     Args:
         coordinator: `HOST:PORT` of process 0, the same on every process.
@@ -38,8 +40,8 @@ def initialize(
     if process_id is None and "JAX_PROCESS_ID" in env:
         process_id = _integer("JAX_PROCESS_ID")
     if coordinator is None and num_processes in (None, 1):
-        pod = len(env.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
-        if not pod and all(int(env.get(name) or 1) < 2 for name in _LAUNCHERS):
+        launched = any(int(env.get(name) or 1) > 1 for name in _LAUNCHERS)
+        if not (launched or _on_tpu()):
             return
         jax.distributed.initialize(initialization_timeout=timeout)
         return
@@ -69,12 +71,18 @@ def initialize(
         ) from error
 
 
+def _on_tpu() -> bool:
+    """Whether this is a TPU VM: libtpu is installed and there are chips."""
+    chips = [*glob.glob("/dev/accel*"), *glob.glob("/dev/vfio/[0-9]*")]
+    return bool(chips) and importlib.util.find_spec("libtpu") is not None
+
+
 def is_lead() -> bool:
     """Whether this process writes the logs, pictures and texts: process 0 alone does."""
     return jax.process_index() == 0
 
 
-def cpu_devices(config: ConfigDict) -> None:
+def cpu_devices(config: Config) -> None:
     """Makes a CPU's cores the devices; call it before any device is touched.
 
     As many as `config.parallel.cpu_devices`, or as there are cores; fewer where they would not
@@ -92,7 +100,7 @@ def cpu_devices(config: ConfigDict) -> None:
     os.environ.setdefault("NPROC", str(4 * count))
 
 
-def _cores_that_divide(config: ConfigDict) -> int:
+def _cores_that_divide(config: Config) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = cores or 1
     sizes = (config.data.batch_size // config.train.accumulate, config.data.eval_batch_size)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from aigc_jax import optim
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup, nearest
 from aigc_jax.tasks.task import Task
 
 
-def build(config: ConfigDict, spec: dict[str, Any], num_steps: int, num_examples: int) -> Task:
+def build(config: Config, spec: dict[str, Any], num_steps: int, num_examples: int) -> Task:
     """The task that a config describes.
 
     Args:
@@ -46,7 +46,7 @@ def build(config: ConfigDict, spec: dict[str, Any], num_steps: int, num_examples
     return family(config.model, spec, dtype, args, {"tx": tx, **training})
 
 
-def construct(cls: Callable, key: str, given: ConfigDict | dict[str, Any], **fixed):
+def construct(cls: Any, key: str, given: Config | dict[str, Any], **fixed):
     """`cls(**given, **fixed)` for a dataclass; an argument that it lacks is a `UserError`."""
     known = {f.name for f in dataclasses.fields(cls) if f.init} - set(fixed) - {"parent", "name"}
     for name in given:

@@ -149,8 +149,8 @@ class GAN:
         """Both losses on held-out images and as many generated ones."""
         discriminator = state.networks["discriminator"].averaged
         image = self._images(state, self._noise(key, batch["id"]))
-        real = self.discriminator.apply({"params": discriminator}, batch["image"], None)
-        fake = self.discriminator.apply({"params": discriminator}, image, None)
+        real = self._judge(discriminator, batch["image"], None)
+        fake = self._judge(discriminator, image, None)
         mask = batch["mask"]
         metrics = collect(
             GANMetrics,
@@ -172,20 +172,21 @@ class GAN:
     def _noise(self, key: Key[Array, ""], ids: Int[Array, "batch"]) -> Float[Array, "batch latent"]:
         return rng.per_example(key, ids, lambda k: jax.random.normal(k, (self.latent_dim,)))
 
-    def _generate(self, params, stats, z, axis):
+    def _generate(self, params, stats, z, axis) -> Any:
         """Images and the statistics after them, in training mode."""
         return self.generator.apply(
             {"params": params, **stats}, z, train=True, axis=axis, mutable=list(stats)
         )
 
-    def _images(self, state: TrainState, z: Float[Array, "batch latent"]):
+    def _images(self, state: TrainState, z: Float[Array, "batch latent"]) -> Any:
         """Images in [-1, 1] from the averaged generator, in evaluation mode."""
         network = state.networks["generator"]
         variables = {"params": network.averaged, **network.stats}
         return self.generator.apply(variables, z, train=False)
 
-    def _judge(self, params, image, ids, key):
-        return self.discriminator.apply({"params": params}, image, ids, rngs={"dropout": key})
+    def _judge(self, params, image, ids, key=None) -> Any:
+        rngs = {} if key is None else {"dropout": key}
+        return self.discriminator.apply({"params": params}, image, ids, rngs=rngs)
 
 
 def _discriminator_metrics(loss, real, fake, mask=None) -> dict[str, Any]:

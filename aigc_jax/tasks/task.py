@@ -124,7 +124,7 @@ def average(values: Array, mask: Float[Array, "batch"] | None = None) -> clu_met
 
 def collect(collection: type[Metrics], **metrics: clu_metrics.Metric) -> Metrics:
     """A collection from metrics that are already made."""
-    return collection(_reduction_counter=collection.empty()._reduction_counter, **metrics)
+    return collection.empty().replace(**metrics)
 
 
 def accumulate_gradients(

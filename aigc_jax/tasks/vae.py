@@ -1,6 +1,7 @@
 """Variational autoencoders (Kingma and Welling 2013) with a Gaussian q(z|x)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
 import jax
@@ -121,26 +122,30 @@ class VAE:
         (ten images each), or from q(z|x) of the images in `batch`, each beside its original."""
         params = state.networks["model"].averaged
         if request.kind == "reconstructions":
+            assert batch is not None
             image = batch["image"][: request.num // 2]
-            mean, _ = self.encoder.apply({"params": params["encoder"]}, image)
-            pairs = jnp.stack([image, self._decode(params, mean)], axis=1)
+            mean, _ = self._encode(params, image)
+            pairs = jnp.stack([image, jax.nn.sigmoid(self._decode(params, mean))], axis=1)
             return {"image": pairs.reshape(-1, *image.shape[1:])}
         if request.kind == "interpolation":
             z = walks(key, request.num, self.latent_dim)
         else:
             z = self._noise(key, jnp.arange(request.num))
-        return {"image": self._decode(params, z)}
+        return {"image": jax.nn.sigmoid(self._decode(params, z))}
 
     def _noise(self, key: Key[Array, ""], ids: Int[Array, "batch"]) -> Float[Array, "batch latent"]:
         return rng.per_example(key, ids, lambda k: jax.random.normal(k, (self.latent_dim,)))
 
-    def _decode(self, params, z):
-        return jax.nn.sigmoid(self.decoder.apply({"params": params["decoder"]}, z))
+    def _encode(self, params, image) -> Any:
+        return self.encoder.apply({"params": params["encoder"]}, image)
+
+    def _decode(self, params, z) -> Any:
+        return self.decoder.apply({"params": params["decoder"]}, z)
 
     def _bound(self, params, image, noise) -> dict[str, Float[Array, "batch"]]:
         """Equation 10 of the paper, one draw per example: z = mean + std * noise."""
-        mean, log_std = self.encoder.apply({"params": params["encoder"]}, image)
+        mean, log_std = self._encode(params, image)
         z = mean + jnp.exp(log_std) * noise
-        logits = self.decoder.apply({"params": params["decoder"]}, z)
+        logits = self._decode(params, z)
         reconstruction, kl = bernoulli_nll(logits, image), kl_to_standard_normal(mean, log_std)
         return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}

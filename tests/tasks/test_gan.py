@@ -1,0 +1,131 @@
+"""Adversarial training: the losses, who is updated by what, and the seed systems' sizes."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from runs import assert_same
+
+from aigc_jax.models import gan as models
+from aigc_jax.tasks.gan import GAN, GENERATOR_LOSSES, discriminator_loss
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    image = jax.random.uniform(jax.random.key(1), (8, *SHAPE), minval=-1.0)
+    return {"image": image, "id": jnp.arange(8)}
+
+
+def make(lr_generator: float = 1e-2, lr_discriminator: float = 1e-2, **fields) -> GAN:
+    return GAN(
+        generator=models.ConvGenerator(SHAPE, features=(4, 4)),
+        discriminator=models.ConvDiscriminator(features=(4, 4)),
+        latent_dim=5,
+        loss="non_saturating",
+        tx={"generator": optax.sgd(lr_generator), "discriminator": optax.sgd(lr_discriminator)},
+        **fields,
+    )
+
+
+def step(task: GAN, batch):
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    after, metrics = jax.jit(task.train_step)(state, batch, jax.random.key(2))
+    return jax.device_get((state.networks, after.networks, metrics.compute()))
+
+
+def differs(a, b) -> bool:
+    return any(jax.tree.leaves(jax.tree.map(lambda x, y: bool(np.any(x != y)), a, b)))
+
+
+def test_losses_at_known_logits():
+    sigmoid = [1 / (1 + math.exp(-x)) for x in (2.0, -1.0)]
+    real, fake = jnp.array(2.0), jnp.array(-1.0)
+    expected = -math.log(sigmoid[0]) - math.log(1 - sigmoid[1])
+    np.testing.assert_allclose(discriminator_loss(real, fake), expected, rtol=1e-6)
+    non_saturating, minimax = GENERATOR_LOSSES["non_saturating"], GENERATOR_LOSSES["minimax"]
+    np.testing.assert_allclose(non_saturating(fake), -math.log(sigmoid[1]), rtol=1e-6)
+    np.testing.assert_allclose(minimax(fake), math.log(1 - sigmoid[1]), rtol=1e-6)
+    assert np.isfinite(discriminator_loss(jnp.array(-1e4), jnp.array(1e4)))
+
+
+def test_each_loss_moves_its_own_network_only(batch):
+    before, both, _ = step(make(), batch)
+    _, only_d, _ = step(make(lr_generator=0.0), batch)
+    _, only_g, _ = step(make(lr_discriminator=0.0), batch)
+    assert_same(only_d["generator"].params, before["generator"].params)
+    assert_same(only_g["discriminator"].params, before["discriminator"].params)
+    # The discriminator comes first, so what the generator does is nothing to it ...
+    assert_same(only_d["discriminator"].params, both["discriminator"].params)
+    assert differs(both["discriminator"].params, before["discriminator"].params)
+    # ... while the generator learns from the discriminator as it is after its update.
+    assert differs(both["generator"].params, only_g["generator"].params)
+    assert differs(only_g["generator"].params, before["generator"].params)
+
+
+def test_generator_gradient_is_that_of_its_loss(batch):
+    task = make(lr_generator=1.0, lr_discriminator=0.0)
+    before, after, metrics = step(task, batch)
+    generator, discriminator = before["generator"], before["discriminator"]
+    z = task._noise(jax.random.split(jax.random.key(2), 4)[0], batch["id"])
+
+    def loss(params):
+        variables = {"params": params, **generator.stats}
+        image, _ = task.generator.apply(variables, z, train=True, mutable=["batch_stats"])
+        logits = task.discriminator.apply({"params": discriminator.params}, image, None)
+        return -jnp.log(jax.nn.sigmoid(logits)).mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(generator.params)
+    np.testing.assert_allclose(metrics["generator_loss"], value, rtol=1e-5)
+    moved = jax.tree.map(lambda a, b: a - b, generator.params, after["generator"].params)
+    jax.tree.map(lambda m, g: np.testing.assert_allclose(m, g, rtol=1e-3, atol=1e-5), moved, grads)
+
+
+def test_moving_average_follows_the_parameters(batch):
+    before, after, _ = step(make(ema_decay=0.75), batch)
+    for name, network in after.items():
+        expected = jax.tree.map(
+            lambda old, new: 0.75 * old + 0.25 * new, before[name].params, network.params
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), network.ema, expected
+        )
+
+
+def test_evaluation_ignores_padding(batch):
+    task = make()
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    evaluate = jax.jit(task.eval_step)
+    half = {name: value[:4] for name, value in batch.items()}
+    key = jax.random.key(3)
+    padded = evaluate(state, {**batch, "mask": jnp.array([1.0] * 4 + [0.0] * 4)}, key)
+    alone = evaluate(state, {**half, "mask": jnp.ones(4)}, key)
+    for name, value in alone.compute().items():
+        np.testing.assert_allclose(padded.compute()[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_dropout_masks_belong_to_examples():
+    module = models.DenseDiscriminator(features=(16,), dropout=0.5)
+    x, ids = jnp.ones((4, *SHAPE)), jnp.arange(4)
+    variables = module.init(jax.random.key(0), x, None)
+    rngs = {"dropout": jax.random.key(1)}
+    whole = module.apply(variables, x, ids, rngs=rngs)
+    np.testing.assert_allclose(module.apply(variables, x[2:], ids[2:], rngs=rngs), whole[2:])
+    assert len(set(np.asarray(whole).tolist())) > 1
+
+
+def count(module, *args, **kwargs) -> int:
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
+
+
+def test_parameter_counts_of_the_seed_systems():
+    shape, z, x = (28, 28, 1), jnp.zeros((1, 100)), jnp.zeros((1, 28, 28, 1))
+    assert count(models.ConvGenerator(shape), z, train=False) == 840_065
+    assert count(models.ConvDiscriminator(), x, None) == 21_953
+    assert count(models.DenseGenerator(shape), z, train=False) == 1_486_352
+    assert count(models.DenseDiscriminator(), x, None) == 1_460_225

@@ -1,0 +1,116 @@
+"""The evidence lower bound and its parts, and a model that has to learn by heart."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aigc_jax.models import vae as models
+from aigc_jax.ops.latent import slerp, walks
+from aigc_jax.tasks.task import Request
+from aigc_jax.tasks.vae import VAE, bernoulli_nll, kl_to_standard_normal
+
+SHAPE = (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    image = jax.random.bernoulli(jax.random.key(1), 0.3, (16, *SHAPE)).astype(jnp.float32)
+    return {"image": image, "id": jnp.arange(16)}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return VAE(
+        encoder=models.DenseEncoder(4, features=(64,)),
+        decoder=models.DenseDecoder(SHAPE, features=(64,)),
+        latent_dim=4,
+        tx={"model": optax.adam(1e-2)},
+    )
+
+
+def test_kl_of_a_standard_normal_is_zero():
+    np.testing.assert_array_equal(kl_to_standard_normal(jnp.zeros((3, 7)), jnp.zeros((3, 7))), 0)
+
+
+def test_kl_is_that_of_the_closed_form():
+    # KL(N(m, s^2) || N(0, 1)) = (s^2 + m^2 - 1) / 2 - log s, here for m = 2 and s = 3.
+    value = kl_to_standard_normal(jnp.full((1, 1), 2.0), jnp.full((1, 1), math.log(3.0)))
+    np.testing.assert_allclose(value, [(9 + 4 - 1) / 2 - math.log(3.0)], rtol=1e-6)
+
+
+def test_bernoulli_likelihoods_sum_to_one():
+    logits = jnp.array([0.3, -1.2, 2.0])
+    images = jnp.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], jnp.float32)
+    nll = bernoulli_nll(jnp.broadcast_to(logits, images.shape), images)
+    np.testing.assert_allclose(jnp.exp(-nll).sum(), 1.0, rtol=1e-6)
+
+
+def test_loss_is_the_sum_of_its_parts_and_overfits_16_images(task, batch):
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def many(state):
+        def step(state, _):
+            key = jax.random.fold_in(jax.random.key(2), state.step)
+            return task.train_step(state, batch, key)
+
+        return jax.lax.scan(step, state, length=400)
+
+    _, metrics = many(state)
+    loss, reconstruction, kl = (
+        np.asarray(m.total / m.count) for m in (metrics.loss, metrics.reconstruction, metrics.kl)
+    )
+    np.testing.assert_allclose(loss, reconstruction + kl, rtol=1e-4)
+    assert loss[0] > 0.9 * 64 * math.log(2)  # at first every pixel is a coin
+    # To tell 16 images apart costs log 16 nats, and then nothing is left to say.
+    assert loss[-20:].mean() < 4 * math.log(16)
+
+
+def test_bound_is_below_the_likelihood(task, batch):
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    params = state.networks["model"].params
+
+    @jax.jit
+    def likelihood_and_bound(params, noise):
+        mean, log_std = task.encoder.apply({"params": params["encoder"]}, batch["image"])
+
+        def log_weight(noise):
+            z = mean + jnp.exp(log_std) * noise
+            logits = task.decoder.apply({"params": params["decoder"]}, z)
+            log_prior = -0.5 * (z**2).sum(-1)
+            log_posterior = -(0.5 * noise**2 + log_std).sum(-1)
+            return -bernoulli_nll(logits, batch["image"]) + log_prior - log_posterior
+
+        log_weights = jax.vmap(log_weight)(noise)
+        bounds = jax.vmap(lambda eps: -task._bound(params, batch["image"], eps)["loss"])(noise)
+        likelihood = jax.nn.logsumexp(log_weights, axis=0) - math.log(len(noise))
+        return likelihood, bounds.mean(axis=0), log_weights.mean(axis=0)
+
+    noise = jax.random.normal(jax.random.key(3), (2000, 16, 4))
+    likelihood, bound, sampled = likelihood_and_bound(params, noise)
+    # The mean log weight is the bound too, with the KL term sampled rather than in closed form.
+    np.testing.assert_allclose(bound, sampled, rtol=5e-3)
+    assert bool(jnp.all(bound < likelihood))
+
+
+def test_reconstructions_stand_beside_their_originals(task, batch):
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    request = Request(kind="reconstructions", num=8)
+    made = task.generate(state, jax.random.key(0), request, batch)["image"]
+    np.testing.assert_array_equal(made[0::2], batch["image"][:4])
+    assert made.shape == (8, *SHAPE)
+    assert bool(jnp.all((made[1::2] > 0) & (made[1::2] < 1)))
+
+
+def test_walks_begin_and_end_at_draws_and_keep_their_length():
+    path = walks(jax.random.key(0), 20, 64)
+    ends = jax.random.normal(jax.random.key(0), (2, 2, 64))
+    np.testing.assert_allclose(path[0], ends[0, 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(path[9], ends[1, 0], rtol=1e-4, atol=1e-5)
+    unit = [jnp.eye(64)[0], jnp.eye(64)[1]]
+    half = slerp(*unit, jnp.array(0.5))
+    np.testing.assert_allclose(jnp.linalg.norm(half), 1.0, rtol=1e-5)
