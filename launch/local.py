@@ -38,7 +38,7 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
     children = [
         subprocess.Popen(
             command,
-            env=environment(i, processes, devices, port),
+            env={**os.environ, **environment(i, processes, devices, port)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -62,7 +62,7 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
 
 
 def environment(i: int, processes: int, devices: int, port: int) -> dict[str, str]:
-    """The variables of process `i`."""
+    """The variables that make this process `i`; those of the parent stay as they are."""
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
         "JAX_NUM_PROCESSES": str(processes),
@@ -72,7 +72,7 @@ def environment(i: int, processes: int, devices: int, port: int) -> dict[str, st
     }
     if devices:
         variables |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return {**os.environ, **variables}
+    return variables
 
 
 def _wait(children: list[subprocess.Popen], asked: list[int]) -> int:
@@ -142,7 +142,7 @@ def main() -> int:
     if args.dry_run:
         for i in range(args.processes):
             variables = environment(i, args.processes, args.devices, port=0)
-            ours = [f"{key}={value}" for key, value in variables.items() if key.startswith("JAX_")]
+            ours = [f"{key}={value}" for key, value in variables.items() if key != "PATH"]
             print(show(["env", *sorted(ours), *args.command]) + " &")
         return 0
     try:

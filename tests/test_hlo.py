@@ -306,6 +306,7 @@ def test_matrix_multiplications_and_convolutions_in_a_tpus_words(
     assert analyse(text, MESH).flops == 2 * products
 
 
+@pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
 def test_tpu_program_of_an_fsdp_step_has_the_model_flops(monkeypatch):
     """XLA's TPU compiler runs on a CPU."""
