@@ -84,6 +84,15 @@ def bench(flags, config, _) -> dict[str, Any]:
     return bench(config, flags.what, rounds=flags.rounds)
 
 
+def compile(flags, config, _) -> dict[str, Any]:
+    if config is None:
+        raise UserError("--config=FILE is missing; there are some under configs/")
+    _quiet()
+    from aigc_jax.compile import compile_config
+
+    return compile_config(config, flags.topology, check=flags.check)
+
+
 def data(flags, config, words) -> dict[str, Any]:
     from aigc_jax.data import catalog
 
@@ -151,6 +160,17 @@ VERBS = {
         "aigc bench --config=configs/gan/dense.py --what=train",
         bench,
     ),
+    "compile": Verb(
+        "compile a config's train step for a TPU slice, on this CPU: memory, FLOPs, traffic",
+        (
+            CONFIG,
+            Flag("topology", str, "v5e:2x2", "KIND:SHAPE of the slice: v5e:16x16, v5p:4x4x4, ..."),
+            Flag("check", bool, False, "exit with 2 when the step does not fit"),
+        ),
+        "aigc compile --config=configs/lm/shakespeare_char.py:pydoc --topology=v5e:4x4 "
+        "--config.data.batch_size=64 --config.parallel.data=4 --config.parallel.fsdp=4",
+        compile,
+    ),
 }
 
 
@@ -188,12 +208,7 @@ def _main(argv: list[str]) -> int:
 
 def _join(flags, config) -> None:
     """Joins the other processes and makes the devices, before anything touches one."""
-    import logging
-
-    import absl.logging
-
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    logging.getLogger("jax").setLevel(logging.ERROR)
+    _quiet()
     from aigc_jax.parallel import processes
 
     processes.cpu_devices(config)
@@ -202,6 +217,16 @@ def _join(flags, config) -> None:
         flags.num_processes or None,
         None if flags.process_id < 0 else flags.process_id,
     )
+
+
+def _quiet() -> None:
+    """Orbax and JAX log what is of no use to a person who trains a model."""
+    import logging
+
+    import absl.logging
+
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -60,9 +61,17 @@ class Experiment:
         self.task = tasks.build(config, model_spec(self.data), self.num_steps, self.data.size)
         self.abstract_state = self._abstract_state()
         self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        self.rows = compiling.process_rows(self.mesh, batch_size)
-        self.eval_rows = compiling.process_rows(self.mesh, config.data.eval_batch_size)
         self.resident = self._put_resident(self.data)
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """The rows of a training batch that this process makes."""
+        return compiling.process_rows(self.mesh, self.config.data.batch_size)
+
+    @cached_property
+    def eval_rows(self) -> np.ndarray:
+        """The rows of an evaluation batch that this process makes."""
+        return compiling.process_rows(self.mesh, self.config.data.eval_batch_size)
 
     @property
     def unit(self) -> tuple[str, int]:

@@ -10,7 +10,9 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["NPROC"] = "32"  # XLA's threads: see aigc_jax.parallel.processes.cpu_devices
-_scratch = os.environ.setdefault("AIGC_TEST_SCRATCH", tempfile.mkdtemp(prefix="aigc_jax_tests_"))
+if "AIGC_TEST_SCRATCH" not in os.environ:  # the workers share the main process's
+    os.environ["AIGC_TEST_SCRATCH"] = tempfile.mkdtemp(prefix="aigc_jax_tests_")
+_scratch = os.environ["AIGC_TEST_SCRATCH"]
 os.environ["AIGC_CACHE_DIR"] = os.path.join(_scratch, "data")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch, "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
