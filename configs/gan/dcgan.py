@@ -29,8 +29,10 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.batch_size = 64
         config.optimizer.generator = optimizer("adam", 5e-4, b1=0.5)
         config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.5)
-        config.train.duration = "20 epochs"
+        config.train.duration = "16 epochs"
         config.train.ema_decay = 0.99
+        config.train.eval_every = "never"
+        config.train.sample_every = config.train.checkpoint_every = "4 epochs"
     if arg == "smoke":
         config.data.source = "mnist5k"
         config.data.split, config.data.eval_split = "train[:64]", "test[:20]"
