@@ -5,7 +5,7 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Compilation is most of the work here: LLVM's optimisations would cost more than they save, and
-# a cache lets the runs, the workers and the processes of this session share their programs.
+# a cache lets the runs, workers and processes of one `pytest` share their programs.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
