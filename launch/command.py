@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -35,6 +35,48 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         refuse(message)
+
+
+Flags = Mapping[str, tuple[str, dict]]
+"""Flag -> (the verbs that take it, what `add_argument` takes)."""
+
+
+def run_verb(
+    prog: str,
+    about: str,
+    verbs: Mapping[str, Callable[[argparse.Namespace], int]],
+    flags: Flags,
+    name_help: str,
+    name_type: Callable[[str], str] | None = None,
+    launching: Sequence[str] = ("run",),
+) -> int:
+    """Parses `VERB NAME --flags -- COMMAND`, runs the verb and returns its exit code.
+
+    Args:
+        prog: the launcher, e.g. `launch/tpu.py`.
+        about: its docstring, shown by `--help`.
+        verbs: their functions; the first line of a docstring is the verb's help.
+        flags: of the verbs, besides `--dry-run`.
+        name_help: what NAME names.
+        name_type: what NAME may be; by default `name`.
+        launching: the verbs that take a command.
+    """
+    top = Parser(prog=prog, description=about)
+    subparsers = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, function in verbs.items():
+        line = (function.__doc__ or "").splitlines()[0]
+        sub = subparsers.add_parser(verb, help=line, description=line)
+        sub.add_argument("name", type=name_type or name, metavar="NAME", help=name_help)
+        sub.add_argument("--dry-run", action="store_true", help="print, run nothing")
+        for flag, (users, options) in flags.items():
+            if verb in users.split():
+                sub.add_argument(flag, **options)
+        if verb in launching:
+            sub.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
+    args = top.parse()
+    if args.command and args.verb not in launching:
+        refuse(f"{args.verb} takes no command: {show(args.command)} is too much")
+    return verbs[args.verb](args)
 
 
 def refuse(message: str):

@@ -27,7 +27,6 @@ from typing import NamedTuple
 from command import (
     MOUNT,
     PORT,
-    Parser,
     bucket,
     check_command,
     location,
@@ -37,10 +36,9 @@ from command import (
     port,
     positive,
     project,
-    refuse,
     run,
     run_all,
-    show,
+    run_verb,
     zone,
 )
 
@@ -271,23 +269,6 @@ def _gcloud(args, verb: str, pool: str, *words: str) -> list[str]:
     return ["gcloud", "container", "node-pools", verb, pool, *words, *where]
 
 
-def parser() -> Parser:
-    """The flags of every verb."""
-    top = Parser(prog="launch/gke.py", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, function in VERBS.items():
-        about = function.__doc__.splitlines()[0]
-        sub = verbs.add_parser(verb, help=about, description=about)
-        sub.add_argument("name", type=_short, metavar="NAME", help="of the run and its node pools")
-        sub.add_argument("--dry-run", action="store_true", help="print, run nothing")
-        for flag, (users, options) in FLAGS.items():
-            if verb in users.split():
-                sub.add_argument(flag, **options)
-        if verb == "run":
-            sub.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
-    return top
-
-
 VERBS = {
     "create": create,
     "run": start,
@@ -322,10 +303,9 @@ FLAGS = {
 
 
 def main() -> int:
-    args = parser().parse()
-    if args.command and args.verb != "run":
-        refuse(f"{args.verb} takes no command: {show(args.command)} is too much")
-    return VERBS[args.verb](args)
+    return run_verb(
+        "launch/gke.py", __doc__, VERBS, FLAGS, "of the run and its node pools", name_type=_short
+    )
 
 
 if __name__ == "__main__":

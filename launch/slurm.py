@@ -20,14 +20,11 @@ import sys
 
 from command import (
     REPOSITORY,
-    Parser,
     check_command,
     matching,
-    name,
     positive,
-    refuse,
     run,
-    show,
+    run_verb,
 )
 
 SCRIPT = """\
@@ -116,23 +113,6 @@ def script(args) -> str:
     )
 
 
-def parser() -> Parser:
-    """The flags of every verb."""
-    top = Parser(prog="launch/slurm.py", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, function in VERBS.items():
-        about = function.__doc__.splitlines()[0]
-        sub = verbs.add_parser(verb, help=about, description=about)
-        sub.add_argument("name", type=name, metavar="NAME", help="of the job")
-        sub.add_argument("--dry-run", action="store_true", help="print, run nothing")
-        for flag, (users, options) in FLAGS.items():
-            if verb in users.split():
-                sub.add_argument(flag, **options)
-        if verb == "run":
-            sub.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
-    return top
-
-
 VERBS = {"run": start, "logs": logs, "status": status, "stop": stop}
 _time = matching(r"([0-9]+-)?[0-9]{1,3}:[0-9]{2}:[0-9]{2}", "a time, like 24:00:00 or 2-00:00:00")
 _option = matching(r"--[a-z][-a-z]*(=[\w.,:/@%+*\[\]-]+)?", "an option of sbatch, like --mem=64G")
@@ -153,10 +133,7 @@ FLAGS = {
 
 
 def main() -> int:
-    args = parser().parse()
-    if args.command and args.verb != "run":
-        refuse(f"{args.verb} takes no command: {show(args.command)} is too much")
-    return VERBS[args.verb](args)
+    return run_verb("launch/slurm.py", __doc__, VERBS, FLAGS, "of the job")
 
 
 if __name__ == "__main__":

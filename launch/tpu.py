@@ -28,11 +28,9 @@ import time
 from command import (
     MOUNT,
     PORT,
-    Parser,
     bucket,
     check_command,
     matching,
-    name,
     natural,
     output,
     port,
@@ -41,6 +39,7 @@ from command import (
     refuse,
     run,
     run_all,
+    run_verb,
     show,
     zone,
 )
@@ -297,25 +296,6 @@ def _say(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr)
 
 
-def parser() -> Parser:
-    """The flags of every verb."""
-    top = Parser(prog="launch/tpu.py", description=__doc__)
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb, function in VERBS.items():
-        about = function.__doc__.splitlines()[0]
-        sub = verbs.add_parser(verb, help=about, description=about)
-        sub.add_argument("name", type=name, metavar="NAME", help="of the queued resource")
-        sub.add_argument("--zone", type=zone, required=True, help="like us-west4-a")
-        sub.add_argument("--project", type=project, help="else the one gcloud is set to")
-        sub.add_argument("--dry-run", action="store_true", help="print the commands, run none")
-        for flag, (users, options) in FLAGS.items():
-            if verb in users.split():
-                sub.add_argument(flag, **options)
-        if verb in ("run", "train"):
-            sub.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
-    return top
-
-
 VERBS = {
     "create": create,
     "wait": wait,
@@ -329,7 +309,10 @@ VERBS = {
 }
 _type = matching(r"v[0-9][a-z0-9]*-[0-9]+", "an accelerator type, like v5litepod-256")
 _runtime = matching(r"[a-z0-9][-a-z0-9.]*", "a runtime version, like v2-alpha-tpuv6e")
+_every = " ".join(VERBS)
 FLAGS = {
+    "--zone": (_every, {"type": zone, "required": True, "help": "like us-west4-a"}),
+    "--project": (_every, {"type": project, "help": "else the one gcloud is set to"}),
     "--type": ("create train", {"type": _type, "required": True, "help": "like v5litepod-256"}),
     "--slices": ("create train", {"type": positive, "default": 1, "help": "over the network [1]"}),
     "--spot": ("create train", {"action": "store_true", "help": "cheaper; may be taken away"}),
@@ -352,10 +335,9 @@ FLAGS = {
 
 
 def main() -> int:
-    args = parser().parse()
-    if args.command and args.verb not in ("run", "train"):
-        refuse(f"{args.verb} takes no command: {show(args.command)} is too much")
-    return VERBS[args.verb](args)
+    return run_verb(
+        "launch/tpu.py", __doc__, VERBS, FLAGS, "of the queued resource", launching=("run", "train")
+    )
 
 
 if __name__ == "__main__":

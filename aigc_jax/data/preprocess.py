@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 from ml_collections import ConfigDict
 
 from aigc_jax import rng
@@ -60,11 +60,6 @@ def preprocess(
         # One rounding: x / 255 * 2 - 1 is compiled to something that exceeds 1.
         batch["image"] = ((2.0 * level - 255.0) if _signed(data_config) else level) / 255.0
     return batch
-
-
-def to_unit(data_config: ConfigDict, images: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Images in the model's range, as `data_config.scale` says, to [0, 1] for a picture."""
-    return jnp.clip(images / 2 + 0.5 if _signed(data_config) else images, 0.0, 1.0)
 
 
 def _signed(data_config):
