@@ -49,7 +49,7 @@ def base() -> ConfigDict:
             "data": -1,  # devices along each mesh axis; -1 is the rest
             "fsdp": 1,
             "tensor": 1,
-            "rules": (),  # ((path regex, (axis or None per dimension)), ...), before the default
+            "rules": (),  # ((path regex, (axis, axes or None per dimension)), ...)
             "cpu_devices": 0,  # devices to make of a CPU; 0: one per core, as the batch divides
         }
     )
@@ -118,6 +118,7 @@ def optimizer(
     final_fraction: float = 0.0,
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    state_dtype: str = "float32",
     **args,
 ) -> ConfigDict:
     """The optimizer section of one network. `args` go to optax's function of that name."""
@@ -130,6 +131,7 @@ def optimizer(
             "final_fraction": final_fraction,  # of the learning rate, at the end of the schedule
             "weight_decay": weight_decay,  # on matrices and kernels alone; adamw, lion, ...
             "clip_norm": clip_norm,  # global norm of the gradient; 0 is off
+            "state_dtype": state_dtype,  # or bfloat16: half the bytes, see optim.py
             "args": args,
         }
     )

@@ -47,7 +47,7 @@ class Experiment:
         """
         self.config = config
         self.mesh = make_mesh(config.parallel, devices)
-        compiling.check_mode(config.parallel.mode, self.mesh)
+        compiling.check_mode(config.parallel, self.mesh)
         shards = batch_shards(self.mesh)
         batch_size, accumulate = config.data.batch_size, config.train.accumulate
         check_batch(batch_size, accumulate, shards, "config.data.batch_size")

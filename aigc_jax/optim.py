@@ -1,9 +1,12 @@
 """Optimizers and schedules of optax, by name."""
 
 import inspect
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, BFloat16, Float, Key
 
 from aigc_jax.config import Config, steps
 from aigc_jax.errors import UserError, lookup, nearest
@@ -45,6 +48,8 @@ def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples
     if "mask" in parameters:
         args["mask"] = matrices
     tx = factory(schedule, **args)
+    dtypes = {"float32": lambda tx: tx, "bfloat16": in_bfloat16}
+    tx = lookup(dtypes, config.state_dtype, f"{key}.state_dtype")(tx)
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
     return tx, schedule
@@ -75,6 +80,62 @@ def matrices(params):
         return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+class Bfloat16State(NamedTuple):
+    """The state of `in_bfloat16`: updates so far, and the inner state with narrow moments."""
+
+    count: Any
+    inner: Any
+
+
+def in_bfloat16(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` computed in float32, its moments kept in bfloat16 between steps: half their bytes.
+
+    They are rounded stochastically. To nearest, a second moment stands still: with b2=0.999 a step
+    moves it by at most a thousandth of the way, and bfloat16 cannot move by less than 1/256 of a
+    value. Rounded at random its expectation is exact; the noise is 5 to 10 % of a second
+    moment with b2=0.999, and half of that in the size of the update (tests/test_optim.py). The
+    random bits are a function of the step and the array alone, the same on every device.
+    (For the first moment alone, rounded to nearest, optax has `args.mu_dtype`.)
+
+    Args:
+        tx: any transformation; arrays of float32 in its state are what is kept narrow, scalars and
+            counters stay as they are.
+    """
+
+    def init(params):
+        def narrow(x):
+            return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 and x.ndim else x
+
+        return Bfloat16State(jnp.zeros((), jnp.int32), jax.tree.map(narrow, tx.init(params)))
+
+    def update(updates, state, params=None):
+        kept, treedef = jax.tree.flatten(state.inner)
+        wide = [x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in kept]
+        updates, inner = tx.update(updates, jax.tree.unflatten(treedef, wide), params)
+        # The generator is pinned, as in rng.py: its bits do not depend on how arrays are split.
+        key = jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), state.count)
+        inner = [
+            round_at_random(jax.random.fold_in(key, i), new) if new.dtype != old.dtype else new
+            for i, (new, old) in enumerate(zip(jax.tree.leaves(inner), kept, strict=True))
+        ]
+        return updates, Bfloat16State(state.count + 1, jax.tree.unflatten(treedef, inner))
+
+    return optax.GradientTransformation(init, update)
+
+
+def round_at_random(key: Key[Array, ""], x: Float[Array, "*dims"]) -> BFloat16[Array, "*dims"]:
+    """float32 to one of the two neighbouring bfloat16 numbers, the nearer one more often.
+
+    The probability is such that the expectation is x. Infinities and NaNs stay what they are.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    # bfloat16 is the upper half of float32: a random number below the lower half's size carries
+    # into the upper half as often as the lower half is large.
+    bits = (bits + jax.random.bits(key, x.shape, jnp.uint16)) & jnp.uint32(0xFFFF0000)
+    rounded = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
 
 def _parameters(function) -> list[str]:

@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["NPROC"] = "32"  # XLA's threads: see aigc_jax.parallel.processes.cpu_devices
+os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # workers compile for TPUs side by side
 if "AIGC_TEST_SCRATCH" not in os.environ:  # the workers share the main process's
     os.environ["AIGC_TEST_SCRATCH"] = tempfile.mkdtemp(prefix="aigc_jax_tests_")
 _scratch = os.environ["AIGC_TEST_SCRATCH"]

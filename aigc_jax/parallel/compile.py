@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.parallel.sharding import batch_sharding, replicated
 
@@ -134,13 +135,18 @@ def place(feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0
     return jax.tree.map(put, feed)
 
 
-def check_mode(mode: str, mesh: Mesh) -> None:
-    """pmap splits the batch and nothing else."""
-    if mode == "pmap" and mesh.shape["data"] != mesh.size:
+def check_mode(parallel: Config, mesh: Mesh) -> None:
+    """pmap splits the batch and nothing else, or a `UserError`."""
+    if parallel.mode != "pmap":
+        return
+    why = "config.parallel.mode=pmap is data-parallel only: every device holds the whole state"
+    if mesh.shape["data"] != mesh.size:
         raise UserError(
-            f"config.parallel.mode=pmap is data-parallel only, but fsdp={mesh.shape['fsdp']} and "
-            f"tensor={mesh.shape['tensor']}; set both to 1 or use mode=jit"
+            f"{why}, but fsdp={mesh.shape['fsdp']} and tensor={mesh.shape['tensor']} would split "
+            "it; set both to 1 or use mode=jit"
         )
+    if parallel.rules:
+        raise UserError(f"{why}, but config.parallel.rules would split it; use mode=jit")
 
 
 def _abstract(mesh: Mesh, axis: str | None):

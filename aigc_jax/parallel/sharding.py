@@ -1,5 +1,7 @@
 """Where the arrays of a state lie: rules are data, and the default is FSDP."""
 
+import difflib
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,38 +13,49 @@ from jax.sharding import PartitionSpec as P
 from aigc_jax.errors import UserError
 from aigc_jax.parallel.mesh import BATCH_AXES
 
-Rules = Sequence[tuple[str, Sequence[str | None]]]
+KEY = "config.parallel.rules"
 
 
-def state_shardings(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
+def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Any] = ()) -> Any:
     """A sharding for every array of a state.
 
-    The first rule whose regular expression is found in an array's path decides. Without one the
-    largest dimension that the `fsdp` axis divides is split over it; nothing divisible: replicated.
-    The optimizer's moments and the moving average repeat the parameters' paths, so they follow.
+    The first rule whose regular expression is found in an array's path decides about all of its
+    dimensions, whatever the default would do. Without one the largest dimension that the `fsdp`
+    axis divides is split over it; nothing divisible: replicated. The optimizer's moments and the
+    moving average repeat the parameters' paths, so they follow.
+
+        (("discriminator", ()),)                          one network whole on every device
+        (("qkv/kernel", ("fsdp", "tensor")),)             rows over one axis, columns over another
+        (("embedding", (("fsdp", "tensor"), None)),)      rows over both
 
     Args:
         state: arrays or `jax.ShapeDtypeStruct`s.
         mesh: with the axes of `mesh.AXES`.
-        rules: `(regex, spec)` pairs, the spec an axis name or None per dimension. A path looks
-            like `networks/generator/params/Dense_0/kernel`.
+        rules: `(path regex, spec)` in order; the spec has an axis, several (the first outermost) or
+            None for each dimension, and may leave out dimensions at the end. A path looks like
+            `networks/generator/params/Dense_0/kernel`.
 
     Raises:
-        UserError: an axis is unknown, matches no array, or does not divide its dimension.
+        UserError: a rule cannot be read, names an unknown axis or one axis twice, decides about no
+            array, or does not fit an array that it decides about.
     """
-    unused = {pattern for pattern, _ in rules}
+    parsed = [_parse(rule, mesh) for rule in rules]
+    decided: set[int] = set()
 
     def sharding(path, leaf):
         name = path_name(path)
-        for pattern, spec in rules:
-            if re.search(pattern, name):
-                unused.discard(pattern)
-                return NamedSharding(mesh, _checked(spec, name, leaf, mesh))
+        for number, (pattern, spec) in enumerate(parsed):
+            if pattern.search(name):
+                decided.add(number)
+                return NamedSharding(mesh, _fitted(spec, pattern.pattern, name, leaf, mesh))
         return NamedSharding(mesh, _fsdp(leaf.shape, mesh.shape["fsdp"]))
 
     shardings = jax.tree_util.tree_map_with_path(sharding, state)
-    if unused:
-        raise UserError(f'config.parallel.rules: "{unused.pop()}" matches no array of the state')
+    for number, (pattern, _) in enumerate(parsed):
+        if number not in decided:
+            raise UserError(
+                _idle(pattern, [path_name(p) for p, _ in jax.tree.leaves_with_path(state)])
+            )
     return shardings
 
 
@@ -69,21 +82,57 @@ def _fsdp(shape: tuple[int, ...], devices: int) -> P:
     return P(*[None] * axis, "fsdp")
 
 
-def _checked(spec, name: str, leaf, mesh: Mesh) -> P:
-    if len(spec) > leaf.ndim:
-        # Moments that an optimizer keeps per row, or its counters, have fewer dimensions.
-        return P()
-    for size, axis in zip(leaf.shape, spec):
-        if axis is None:
-            continue
+def _parse(rule: Any, mesh: Mesh) -> tuple[re.Pattern, tuple[tuple[str, ...], ...]]:
+    """The compiled pattern, and the axes of every dimension."""
+    try:
+        pattern, dims = rule
+        pattern = re.compile(pattern)
+        if isinstance(dims, str):  # a forgotten comma: ("fsdp") for ("fsdp",)
+            raise TypeError
+        spec = tuple((dim,) if isinstance(dim, str) else tuple(dim or ()) for dim in dims)
+    except (TypeError, ValueError, re.error) as error:
+        why = f" ({error})" if isinstance(error, re.error) else ""
+        raise UserError(
+            f'{KEY}: cannot read {rule!r}{why}; write (("path regex", ("fsdp", None)),), an axis, '
+            "several, or None for each dimension"
+        ) from None
+    axes = [axis for dim in spec for axis in dim]
+    for axis in axes:
         if axis not in mesh.shape:
+            known = ", ".join(mesh.shape)
+            raise UserError(f'{KEY}: unknown axis "{axis}" in {rule!r}; known: {known}')
+        if axes.count(axis) > 1:
             raise UserError(
-                f'config.parallel.rules: unknown axis "{axis}" for {name}; '
-                f"known: {', '.join(mesh.shape)}"
+                f'{KEY}: axis "{axis}" stands twice in {rule!r}; it can split one dimension'
             )
-        if size % mesh.shape[axis]:
+    return pattern, spec
+
+
+def _fitted(spec, pattern: str, name: str, leaf, mesh: Mesh) -> P:
+    """The spec of a rule for one array, or the reason why it does not fit."""
+    where = f'{KEY}: "{pattern}" on {name} {tuple(leaf.shape)}'
+    if len(spec) > leaf.ndim:
+        if "/opt_state/" in name:  # counters, and moments that are kept per row or column
+            return P()
+        raise UserError(f"{where}: it has {leaf.ndim} dimensions, the rule names {len(spec)}")
+    for number, (size, axes) in enumerate(zip(leaf.shape, spec)):
+        parts = math.prod(mesh.shape[axis] for axis in axes)
+        if size % parts:
+            split = " x ".join(f"{axis}={mesh.shape[axis]}" for axis in axes)
             raise UserError(
-                f"config.parallel.rules: {name} {tuple(leaf.shape)}: {size} is not divisible by "
-                f"{axis}={mesh.shape[axis]}"
+                f"{where}: dimension {number} of size {size} is not divisible by {split}; write "
+                "None for this dimension, or choose an axis size that divides it"
             )
-    return P(*spec)
+    return P(*(axes[0] if len(axes) == 1 else axes or None for axes in spec))
+
+
+def _idle(pattern: re.Pattern, names: list[str]) -> str:
+    """Why a rule decides about no array, and which paths there are."""
+    if any(pattern.search(name) for name in names):
+        return f'{KEY}: "{pattern.pattern}" decides nothing: earlier rules match all of its arrays'
+    params = [name for name in names if "/params/" in name]
+    shown = difflib.get_close_matches(pattern.pattern, params, n=4, cutoff=0.0)
+    return (
+        f'{KEY}: "{pattern.pattern}" matches no array; of {len(params)} parameters the nearest '
+        f"are {', '.join(shown)}"
+    )

@@ -7,7 +7,7 @@ from runs import FAMILIES, assert_close, assert_same, make_config, trained
 
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.mesh import check_batch, make_mesh
+from aigc_jax.parallel.mesh import check_batch
 
 # Another split of the batch sums in another order: float32 rounding, which Adam's first steps
 # (sign-like, of size learning_rate) can blow up for single parameters with gradients near zero.
@@ -82,30 +82,19 @@ def test_fsdp_splits_parameters_moments_and_average():
             assert held == x.size // 4 or all(size % 4 for size in x.shape)
 
 
-def test_pmap_refuses_other_axes():
-    with pytest.raises(UserError, match="data-parallel only"):
-        Experiment(make_config("vae", parallel__mode="pmap", parallel__data=2, parallel__fsdp=4))
-
-
-def test_mesh_must_multiply_to_the_devices():
-    with pytest.raises(UserError, match="needs a multiple of 3 devices, there are 8"):
-        make_mesh(make_config("vae", parallel__fsdp=3).parallel)
+@pytest.mark.parametrize(
+    ("parallel", "message"),
+    [
+        ({"data": 2, "fsdp": 4}, "fsdp=4 and tensor=1 would split it"),
+        ({"rules": (("kernel", ()),)}, "rules would split it"),
+    ],
+)
+def test_pmap_refuses_to_split_the_state(parallel, message):
+    overrides = {f"parallel__{name}": value for name, value in parallel.items()}
+    with pytest.raises(UserError, match=f"every device holds the whole state, but .*{message}"):
+        Experiment(make_config("vae", parallel__mode="pmap", **overrides))
 
 
 def test_batch_must_divide():
     with pytest.raises(UserError, match=r"batch_size=100 is not divisible by 8 devices; use 96 or"):
         check_batch(100, 1, 8, "config.data.batch_size")
-
-
-@pytest.mark.parametrize(
-    ("rules", "message"),
-    [
-        ((("nothing_here", ("fsdp",)),), "matches no array"),
-        ((("Dense_0/kernel", ("model",)),), 'unknown axis "model"'),
-        ((("mean/kernel", (None, "fsdp")),), "20 is not divisible by fsdp=8"),
-    ],
-)
-def test_bad_sharding_rules_are_named(rules, message):
-    config = make_config("vae", parallel__rules=rules, parallel__data=1, parallel__fsdp=8)
-    with pytest.raises(UserError, match=message):
-        Experiment(config)
