@@ -1,16 +1,18 @@
 """Evaluation: every held-out example once, and the numbers with their protocol."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from aigc_jax import observe
+from aigc_jax import goodput
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
+from aigc_jax.files import write_json
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.tasks.task import TrainState
 
@@ -47,8 +49,21 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
     metrics = make_evaluator(experiment)(state)
     report = {"step": int(state.step), "metrics": metrics, "protocol": protocol(experiment)}
     if is_lead():
-        observe.write_json(workdir / "report.json", report)
+        write_report(workdir, report)
     return report
+
+
+def write_report(workdir: Path, parts: dict[str, Any]) -> None:
+    """Renews these parts of `report.json`, and its `goodput` from the marks of the run.
+
+    The rest stays: training reports on its time, an evaluation on the model. Process 0 alone.
+    """
+    path = workdir / "report.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    write_json(path, {**before, **parts, "goodput": goodput.report(workdir)})
 
 
 def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:

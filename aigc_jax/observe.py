@@ -1,6 +1,5 @@
-"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and where its time goes."""
+"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and the console."""
 
-import contextlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax.errors import UserError
+from aigc_jax.files import open_lines
+from aigc_jax.goodput import Clock
 from aigc_jax.parallel.processes import is_lead
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
@@ -36,7 +37,7 @@ class Writer:
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
-            self._jsonl = open(workdir / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+            self._jsonl = open_lines(workdir / "metrics.jsonl")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl` and as many TensorBoard points."""
@@ -68,35 +69,6 @@ class Writer:
         if self.active:
             self._jsonl.close()
             self._tensorboard.close()
-
-
-NOT_TRAINING = ("start", "compile", "evaluation", "sample", "checkpoint")
-
-
-class Clock:
-    """Where the wall time of a run goes: seconds by name, and the rest."""
-
-    def __init__(self):
-        self._start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, name: str):
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def busy(self) -> float:
-        """Seconds so far in what is not training: compilation, evaluation, checkpoints."""
-        return sum(self.seconds.get(name, 0.0) for name in NOT_TRAINING)
-
-    def shares(self) -> dict[str, float]:
-        """The share of the time so far by name; `step` is what no other name claimed."""
-        total = time.perf_counter() - self._start
-        shares = {name: seconds / total for name, seconds in sorted(self.seconds.items())}
-        return {"step": max(0.0, 1.0 - sum(shares.values())), **shares}
 
 
 class Log:
@@ -141,6 +113,7 @@ class Log:
     def interval(self, step: int) -> None:
         """Ends an interval: writes the one before it."""
         self._flush()
+        self._clock.mark(step)
         self._waiting, self._new = self._new, []
         before, then, busy = self._mark
         self.restart_clock(step)
@@ -243,13 +216,6 @@ def environment(seed: int) -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 def parameter_table(state: Any) -> str:

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from aigc_jax import observe
+from aigc_jax import goodput, observe
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import check_same_text, make_evaluator
+from aigc_jax.evaluate import check_same_text, make_evaluator, write_report
 from aigc_jax.experiment import Experiment, describe_data
+from aigc_jax.files import write_json
+from aigc_jax.goodput import Clock
+from aigc_jax.lock import Lock
 from aigc_jax.observe import describe, say
 from aigc_jax.parallel.processes import StopSignal, is_lead
 from aigc_jax.sample import make_sampler
@@ -41,14 +44,23 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
         force: go on although the run in `workdir` had another config.
 
     Returns:
-        A summary: the last step, its metrics, speed, and `stopped`, the signal that ended it early.
+        A summary: the last step, its metrics, the goodput of the whole run, and `stopped`, the
+        signal that ended it early.
 
     Raises:
-        UserError: bad input, a non-finite metric, or no room for a checkpoint.
+        UserError: bad input, a run that is using `workdir`, a non-finite metric, or no room for a
+            checkpoint.
     """
-    clock = observe.Clock()
+    clock = Clock()
+    with contextlib.ExitStack() as held:
+        with clock("start"):
+            claim(workdir, config, force)
+            lock = held.enter_context(Lock(workdir))
+        return _train(config, workdir, clock, lock)
+
+
+def _train(config: Config, workdir: Path, clock: Clock, lock: Lock) -> dict[str, Any]:
     with clock("start"):
-        claim(workdir, config, force)
         profile = observe.Profile(config.train.profile, workdir)
         experiment = Experiment(config)
         intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
@@ -65,8 +77,10 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
         writer = observe.Writer(workdir, active=is_lead())
         sample = make_sampler(experiment, workdir, writer)
         if is_lead():
-            observe.write_json(workdir / "config.json", as_json(config))
-            observe.write_json(workdir / "environment.json", observe.environment(config.seed))
+            if step < experiment.num_steps:
+                clock.keep(workdir, step)
+            write_json(workdir / "config.json", as_json(config))
+            write_json(workdir / "environment.json", observe.environment(config.seed))
         say(observe.parameter_table(state))
         say(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
@@ -92,6 +106,7 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
         with clock("checkpoint"):
             checkpoints.save(step, state, meta, metrics)
             writer.flush()
+        clock.mark(step)
         saved = step
 
     first = step
@@ -99,6 +114,7 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
     with StopSignal() as stop:
         try:
             while step < total and not stop(step):
+                lock.check()
                 count = next_event(step, total, intervals.values(), config) - step
                 profile.at(step)
                 with clock("data"):
@@ -134,14 +150,19 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
             feeds.close()
             log.close()
             writer.close()
-            checkpoints.close()
+            with clock("checkpoint"):
+                checkpoints.close()
+            clock.mark(step)
+            clock.close()
     say(f"time: {describe(clock.shares())}")
+    if is_lead():
+        write_report(workdir, {})
     return {
         "workdir": str(workdir),
         "step": step,
         "stopped": stop.name,
         "metrics": {**log.latest, **{f"eval/{k}": v for k, v in results.items()}},
-        "time_share": clock.shares(),
+        "goodput": goodput.report(workdir),
     }
 
 

@@ -20,6 +20,7 @@ from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate, restore
 from aigc_jax.experiment import Experiment
+from aigc_jax.lock import Lock
 from aigc_jax.train import train
 
 TIMES = ("_per_second", "ms_per_step", "time/")
@@ -144,8 +145,15 @@ def test_kill_at_a_random_moment(tmp_path):
         run.kill()
         run.communicate()
         assert checkpoints.steps()
-    train(config, tmp_path / "killed")
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # as of a kill in the middle of a line
+    goodput = train(config, tmp_path / "killed")["goodput"]
     assert_same(final_state(config, tmp_path / "whole"), final_state(config, tmp_path / "killed"))
+    assert metrics_by_step(tmp_path / "whole") == metrics_by_step(tmp_path / "killed")
+    assert goodput == json.loads((tmp_path / "killed" / "report.json").read_text())["goodput"]
+    assert goodput["starts"] == 3
+    assert 0 < goodput["goodput"] < 1 - goodput["share"]["restart"]
+    assert goodput["share"]["restart"] > 0
 
 
 def test_golden_first_steps(renew):
@@ -171,6 +179,28 @@ def test_another_runs_workdir_is_refused(undisturbed):
     config = make_config("vae", optimizer__model__learning_rate=0.5)
     with pytest.raises(UserError, match=r"optimizer.model.learning_rate \(0.001 there, 0.5 now\)"):
         train(config, undisturbed / "whole")
+
+
+def test_a_workdir_in_use_is_refused_but_can_be_evaluated(undisturbed):
+    workdir = undisturbed / "whole"
+    with Lock(workdir):
+        with pytest.raises(UserError, match=f"{workdir} is in use by process {os.getpid()} on"):
+            train(make_config("vae"), workdir)
+        assert evaluate(make_config("vae"), workdir)["step"] == 8
+
+
+def test_evaluation_and_training_share_the_report(undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "half", tmp_path / "run")
+    config = make_config("vae")
+    evaluated = evaluate(config, tmp_path / "run")
+    train(config, tmp_path / "run")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    goodput = report.pop("goodput")
+    assert report == evaluated
+    assert goodput["starts"] == 2
+    assert sum(goodput["share"].values()) == pytest.approx(1.0)
+    evaluate(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["goodput"] == goodput
 
 
 def test_force_goes_on_with_another_config(undisturbed, tmp_path):

@@ -1,0 +1,51 @@
+"""Files of a work directory. A run may be killed while it writes them, so they are whole or not
+there, and a file of lines is cut at a line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+_BLOCK = 1 << 16
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # another verb may write it as well
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def open_lines(path: Path) -> TextIO:
+    """Opens a file of one JSON object a line, to append to it.
+
+    What stands after the last line break was torn by a hard stop and is cut off: the next line must
+    not be glued to it. One process at a time may hold the file open so.
+    """
+    with open(path, "a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - _BLOCK)
+            file.seek(begin)
+            newline = file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                end = begin + newline + 1
+                break
+            end = begin
+        file.truncate(end)
+    return open(path, "a", encoding="utf-8")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of lines, without a torn one; none if there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    return [value for line in lines if isinstance(value := _parsed(line), dict)]
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
