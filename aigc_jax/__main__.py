@@ -88,9 +88,16 @@ def compile(flags, config, _) -> dict[str, Any]:
     if config is None:
         raise UserError("--config=FILE is missing; there are some under configs/")
     _quiet()
-    from aigc_jax.compile import compile_config
+    from aigc_jax.compile import compile
 
-    return compile_config(config, flags.topology, check=flags.check)
+    return compile(
+        config,
+        flags.topology,
+        what=flags.what,
+        check=flags.check,
+        find_batch=flags.find_batch,
+        out=flags.out,
+    )
 
 
 def data(flags, config, words) -> dict[str, Any]:
@@ -161,11 +168,14 @@ VERBS = {
         bench,
     ),
     "compile": Verb(
-        "compile a config's train step for a TPU slice, on this CPU: memory, FLOPs, traffic",
+        "compile a config's programs for TPU slices, on this CPU: memory, FLOPs, traffic",
         (
             CONFIG,
             Flag("topology", str, "v5e:2x2", "KIND:SHAPE of the slice: v5e:16x16, v5p:4x4x4, ..."),
-            Flag("check", bool, False, "exit with 2 when the step does not fit"),
+            Flag("what", str, "train", "train, eval or generate"),
+            Flag("check", bool, False, "exit with 2 when it does not fit"),
+            Flag("find_batch", bool, False, "look for the largest batch size that fits"),
+            Flag("out", str, "", "file to write the report to, without its ending"),
         ),
         "aigc compile --config=configs/lm/shakespeare_char.py:pydoc --topology=v5e:4x4 "
         "--config.data.batch_size=64 --config.parallel.data=4 --config.parallel.fsdp=4",

@@ -29,7 +29,7 @@ class Experiment:
         num_steps: of the whole run.
         task: the family, built for this data.
         abstract_state: shapes, types and shardings of the state.
-        resident: the arrays that lie on the devices for the whole run, for `placement=device`.
+        is_resident: whether the training examples lie on the devices, for `placement=device`.
     """
 
     def __init__(
@@ -61,7 +61,18 @@ class Experiment:
         self.task = tasks.build(config, model_spec(self.data), self.num_steps, self.data.size)
         self.abstract_state = self._abstract_state()
         self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        self.resident = self._put_resident(self.data)
+        self.is_resident = self._is_resident()
+
+    @cached_property
+    def resident(self) -> dict[str, jax.Array]:
+        """The arrays that lie whole on every device for the whole run; empty without any."""
+        if not self.is_resident:
+            return {}
+        whole = replicated(self.mesh)
+        return {
+            name: jax.make_array_from_callback(x.shape, whole, lambda i, x=x: x[i])
+            for name, x in self.data.arrays.items()
+        }
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -143,7 +154,7 @@ class Experiment:
         """This process's share of the batch of `step`: numpy arrays `[rows, ...]`."""
         size, seed = self.data.size, self.config.seed
         indices = order.train_indices(size, self.config.data.batch_size, seed, step)[self.rows]
-        if self.resident:
+        if self.is_resident:
             return {"index": indices.astype(np.int32)}
         return self.data.fetch(indices)
 
@@ -198,19 +209,13 @@ class Experiment:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
-    def _put_resident(self, data) -> dict:
+    def _is_resident(self) -> bool:
         placement = self.config.data.placement
         if placement not in ("memory", "device", "disk"):
             raise UserError(
                 f'config.data.placement="{placement}" is not known; use memory, device or disk'
             )
-        if placement != "device" or data.arrays is None:
-            return {}
-        whole = replicated(self.mesh)
-        return {
-            name: jax.make_array_from_callback(x.shape, whole, lambda i, x=x: x[i])
-            for name, x in data.arrays.items()
-        }
+        return placement == "device" and self.data.arrays is not None
 
 
 def model_spec(data: Dataset) -> dict[str, Any]:
