@@ -227,6 +227,7 @@ def _join(flags, config) -> None:
         flags.num_processes or None,
         None if flags.process_id < 0 else flags.process_id,
     )
+    processes.keep_host_memory()
 
 
 def _quiet() -> None:

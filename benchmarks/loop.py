@@ -35,6 +35,7 @@ def main() -> None:
     for event in ("eval", "sample", "checkpoint"):
         config.train[f"{event}_every"] = "never"
     processes.cpu_devices(config)
+    processes.keep_host_memory()
     bare = bare_step(config)
     pairs = []
     for _ in range(args.rounds):

@@ -24,6 +24,7 @@ def build(work: str) -> tuple[Callable[[], Any], Callable[[Any], Any], dict]:
     config = load(path)
     config.data.source = source
     processes.cpu_devices(config)
+    processes.keep_host_memory()
     experiment = Experiment(config)
     feed = experiment.place(stack([experiment.train_feed(0)]))
     state = experiment.init()
