@@ -40,6 +40,7 @@ def base() -> ConfigDict:
             "checkpoint_every": "1 epoch",
             "keep": 2,  # latest checkpoints kept
             "best": "",  # an evaluation metric: the checkpoint where it was lowest is kept too
+            "nonfinite": "stop",  # at a NaN or infinity; or skip: leave the step's update out
             "profile": "",  # "START:STOP" steps, written to WORKDIR/tensorboard
         }
     )

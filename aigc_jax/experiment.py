@@ -12,7 +12,8 @@ from aigc_jax.config import Config
 from aigc_jax.data import order, preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, lookup
+from aigc_jax.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import replicated, state_shardings
@@ -104,12 +105,15 @@ class Experiment:
 
     def train_step(
         self, state: TrainState, feed: dict, resident: dict, axis: str | None = None
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[TrainState, Metrics | Guarded]:
         """One training step from what `train_feed` delivers. Pure."""
         key = rng.step_key(self.config.seed, "data", state.step)
         batch = self._batch(self.data, feed, resident, key, axis, train=True)
         key = rng.step_key(self.config.seed, "train", state.step)
-        return self.task.train_step(state, batch, key, axis)
+        new, metrics = self.task.train_step(state, batch, key, axis)
+        policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
+        policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
+        return policy(state, new, metrics, axis)
 
     def eval_step(
         self, state: TrainState, feed: dict, resident: dict, axis: str | None = None

@@ -15,8 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax.errors import UserError
-from aigc_jax.files import open_lines
+from aigc_jax.files import open_lines, read_lines
 from aigc_jax.goodput import Clock
+from aigc_jax.nonfinite import Guarded
 from aigc_jax.parallel.processes import is_lead
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
@@ -48,6 +49,13 @@ class Writer:
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
+    def last(self, name: str, step: int) -> float:
+        """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
+        if not self.active:
+            return 0.0
+        lines = read_lines(self.workdir / "metrics.jsonl")
+        return next((x[name] for x in reversed(lines) if name in x and x["step"] <= step), 0.0)
+
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture `[height, width, channels]`, uint8."""
         if self.active:
@@ -71,6 +79,9 @@ class Writer:
             self._tensorboard.close()
 
 
+MAX_IN_A_ROW = 100  # steps left out before a run is given up: one bad batch is no divergence
+
+
 class Log:
     """Metrics on their way to the writers, one interval late, so that the device never waits."""
 
@@ -92,6 +103,8 @@ class Log:
         self._new: list[tuple[int, Any]] = []  # the interval that is running
         self._waiting: list[tuple[int, Any]] = []  # the interval before it
         self._speed: dict[str, float] = {}  # of the interval that waits
+        self._first = self._counted = step  # steps up to here were looked at
+        self._skipped, self._in_a_row = 0, 0  # steps left out: in all, and since the last good one
         self._mark = (step, time.perf_counter(), clock.busy())
         self._bar = tqdm(
             total=total,
@@ -128,12 +141,11 @@ class Log:
     def settle(self) -> None:
         """Waits for everything under way and writes the intervals that have ended.
 
-        Called before an evaluation or a checkpoint: neither happens after a non-finite metric.
+        Called before an evaluation or a checkpoint: neither happens after a non-finite metric, and
+        a checkpoint's skipped steps are in `metrics.jsonl` before it.
         """
         self._flush()
-        self._new = [(step, jax.device_get(metrics)) for step, metrics in self._new]
-        for step, metrics in self._new:
-            _check_finite(step, metrics)
+        self._new = self._fetch(self._new)
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -142,23 +154,62 @@ class Log:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        fetched = jax.device_get(self._waiting)
+        fetched = self._fetch(self._waiting)
         self._waiting = []
-        for step, metrics in fetched:
-            _check_finite(step, metrics)
-        step, last = fetched[-1]
-        values = jax.tree.map(lambda x: x[-1], last).compute()
-        self.latest = {name: float(value) for name, value in values.items()}
+        step, values = fetched[-1][0], self._last_values(fetched)
+        self.latest |= values
         shares = {f"time/{name}": share for name, share in self._clock.shares().items()}
-        self._writer.scalars(step, {**self.latest, **self._speed, **shares})
+        self._writer.scalars(step, {**values, **self._speed, **shares})
         if not self._bar.disable:
             self._bar.set_postfix({k: f"{v:.4g}" for k, v in self.latest.items()}, refresh=False)
         elif self._writer.active:
-            line = f"step {step}/{self._total}: {describe({**self.latest, **self._speed})}"
+            line = f"step {step}/{self._total}: {describe({**values, **self._speed})}"
             if self._speed:
                 left = (self._total - step) * self._speed["ms_per_step"] / 1000
                 line += f", {time.strftime('%H:%M:%S', time.gmtime(left))} left"
             say(line)
+
+    def _fetch(self, entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """The entries on the host. The run ends at a non-finite one, or counts it as left out."""
+        fetched = jax.device_get(entries)
+        for last, metrics in fetched:
+            if not isinstance(metrics, Guarded):
+                _check_finite(last, metrics)
+            elif last > self._counted:
+                self._count(last, metrics.skipped)
+                self._counted = last
+        return fetched
+
+    def _count(self, last: int, skipped: np.ndarray) -> None:
+        """`skipped` says of the steps that end at `last` whether they were left out."""
+        if self._counted == self._first:
+            self._skipped = int(self._writer.last("skipped_steps", self._first))
+        first = last - len(skipped) + 1
+        for step, left_out in enumerate(skipped.tolist(), first):
+            self._in_a_row = self._in_a_row + 1 if left_out else 0
+            if left_out:
+                self._skipped += 1
+                self._writer.scalars(step, {"skipped_steps": float(self._skipped)})
+        if skipped.any():
+            steps = ", ".join(str(first + i) for i in np.flatnonzero(skipped))
+            say(f"not finite, and left out: step {steps}; {self._skipped} so far")
+        if self._in_a_row >= MAX_IN_A_ROW:
+            raise UserError(
+                f"the last {self._in_a_row} steps up to {last} were not finite and left out, so "
+                "nothing is learnt any more: lower the learning rate or set clip_norm, and go on "
+                "with --resume=force"
+            )
+
+    def _last_values(self, fetched: list[tuple[int, Any]]) -> dict[str, float]:
+        """The metrics of the interval's last step that was not left out."""
+        guarded = isinstance(fetched[-1][1], Guarded)
+        skipped = {"skipped_steps": float(self._skipped)} if guarded else {}
+        for _, metrics in reversed(fetched):
+            good = np.flatnonzero(metrics.skipped == 0) if guarded else [-1]
+            if len(good):
+                values = jax.tree.map(lambda x, i=good[-1]: x[i], metrics).compute()
+                return {name: float(value) for name, value in values.items()} | skipped
+        return skipped
 
 
 def _check_finite(last: int, metrics: Any) -> None:
@@ -169,7 +220,8 @@ def _check_finite(last: int, metrics: Any) -> None:
             step = last - len(metric.total) + 1 + int(bad[0])
             raise UserError(
                 f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
-                "the learning rate or set clip_norm, and go on with --resume=force"
+                "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
+                "steps out with --config.train.nonfinite=skip"
             )
 
 

@@ -29,6 +29,7 @@ FREE_KEYS = (
     "data.placement",
     "train.best",
     "train.keep",
+    "train.nonfinite",
     "train.profile",
     "train.steps_per_call",
     *(f"train.{event}_every" for event in EVENTS),
