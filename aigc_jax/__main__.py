@@ -1,11 +1,14 @@
 """`aigc VERB --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]`: verbs and flags, no more.
 
-Exit codes: 0 done; 2 bad input, said in one line; 130 and 143 stopped by SIGINT or SIGTERM after a
-checkpoint. The last line on stdout is one JSON object; everything for people goes to stderr.
+Exit codes: 0 done; 2 bad input, said in one line; 75 another process of the run died or did not
+come, and the same command goes on; 130 and 143 stopped by SIGINT or SIGTERM after a checkpoint. The
+last line on stdout is one JSON object; everything for people goes to stderr.
 """
 
+import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +25,7 @@ PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
     Flag("num_processes", int, 0, "several processes: how many"),
     Flag("process_id", int, -1, "several processes: which one this is, from 0"),
+    Flag("join_timeout", int, 300, "several processes: seconds to wait for the others"),
 )
 
 
@@ -39,19 +43,19 @@ def train(flags, config, _) -> dict[str, Any]:
         raise UserError("--config=FILE is missing; there are some under configs/")
     if flags.resume not in ("auto", "force"):
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
-    _join(flags, config)
-    from aigc_jax.train import train
-
     workdir = Path(flags.workdir or command_line.default_workdir(flags.config_path))
-    return train(config, workdir, force=flags.resume == "force")
+    with _joined(flags, config):
+        from aigc_jax.train import train
+
+        return train(config, workdir, force=flags.resume == "force")
 
 
 def evaluate(flags, config, _) -> dict[str, Any]:
     config, workdir = command_line.run_config(config, flags.workdir)
-    _join(flags, config)
-    from aigc_jax.evaluate import evaluate
+    with _joined(flags, config):
+        from aigc_jax.evaluate import evaluate
 
-    return evaluate(config, workdir, best=flags.best)
+        return evaluate(config, workdir, best=flags.best)
 
 
 def generate(flags, config, _) -> dict[str, Any]:
@@ -59,29 +63,31 @@ def generate(flags, config, _) -> dict[str, Any]:
     for name in ("num", "max_new_tokens", "temperature", "top_k"):
         if flags[name] < 0:
             raise UserError(f"--{name}={flags[name]} is negative")
-    _join(flags, config)
-    from aigc_jax.sample import generate
-    from aigc_jax.tasks.task import Request
+    with _joined(flags, config):
+        from aigc_jax.sample import generate
+        from aigc_jax.tasks.task import Request
 
-    request = Request(flags.kind, flags.num, flags.max_new_tokens, flags.temperature, flags.top_k)
-    return generate(
-        config,
-        workdir,
-        request,
-        seed=flags.seed,
-        prompt=flags.prompt,
-        out=Path(flags.out) if flags.out else None,
-        best=flags.best,
-    )
+        request = Request(
+            flags.kind, flags.num, flags.max_new_tokens, flags.temperature, flags.top_k
+        )
+        return generate(
+            config,
+            workdir,
+            request,
+            seed=flags.seed,
+            prompt=flags.prompt,
+            out=Path(flags.out) if flags.out else None,
+            best=flags.best,
+        )
 
 
 def bench(flags, config, _) -> dict[str, Any]:
     if config is None:
         raise UserError("--config=FILE is missing; there are some under configs/")
-    _join(flags, config)
-    from aigc_jax.bench import bench
+    with _joined(flags, config):
+        from aigc_jax.bench import bench
 
-    return bench(config, flags.what, rounds=flags.rounds)
+        return bench(config, flags.what, rounds=flags.rounds)
 
 
 def compile(flags, config, _) -> dict[str, Any]:
@@ -189,12 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     try:
         sys.exit(_main(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except (UserError, KeyboardInterrupt) as error:
+        sys.exit(_report(error))
 
 
 def _main(argv: list[str]) -> int:
@@ -216,18 +218,43 @@ def _main(argv: list[str]) -> int:
     return {None: 0, "SIGTERM": 143, "SIGINT": 130}[result.get("stopped")]
 
 
-def _join(flags, config) -> None:
-    """Joins the other processes and makes the devices, before anything touches one."""
+def _report(error: BaseException) -> int:
+    """Says what went wrong; the exit code."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    traceback.print_exception(error)
+    return 1
+
+
+@contextlib.contextmanager
+def _joined(flags, config):
+    """Joins the other processes and makes the devices, before anything touches one.
+
+    Where this process fails it ends here, and the others are told.
+    """
     _quiet()
     from aigc_jax.parallel import processes
 
     processes.cpu_devices(config)
-    processes.initialize(
+    peers = processes.initialize(
         flags.coordinator or None,
         flags.num_processes or None,
         None if flags.process_id < 0 else flags.process_id,
+        flags.join_timeout,
     )
     processes.keep_host_memory()
+    try:
+        yield
+    except BaseException as error:
+        if peers:
+            peers.leave(_report(error))
+        raise
+    if peers:
+        peers.leave(0)
 
 
 def _quiet() -> None:

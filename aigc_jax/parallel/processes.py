@@ -1,6 +1,7 @@
 """The processes of a run: how they find each other, and which one writes."""
 
 import ctypes
+import functools
 import glob
 import importlib.util
 import os
@@ -12,6 +13,7 @@ import jax
 
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
+from aigc_jax.parallel.peers import Peers
 
 _LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # the number of processes, by launcher
 
@@ -21,7 +23,7 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout: int = 300,
-) -> None:
+) -> Peers | None:
     """Joins the other processes, if there are any. Call it before any device is touched.
 
     Arguments win over the variables `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
@@ -33,6 +35,13 @@ def initialize(
         num_processes: of the run.
         process_id: of this process, from 0.
         timeout: seconds to wait for the others.
+
+    Returns:
+        The lines to the other processes, which `Peers.leave` ends; None where a launcher that JAX
+        knows joined them: there JAX alone notices a dead one, and aborts (exit code 134).
+
+    Raises:
+        UserError: what was given does not make a run.
     """
     env = os.environ
     coordinator = coordinator or env.get("JAX_COORDINATOR_ADDRESS")
@@ -40,12 +49,19 @@ def initialize(
         num_processes = _integer("JAX_NUM_PROCESSES")
     if process_id is None and "JAX_PROCESS_ID" in env:
         process_id = _integer("JAX_PROCESS_ID")
+    connect = functools.partial(
+        jax.distributed.initialize,
+        initialization_timeout=timeout,
+        # a process that is there but frozen: JAX aborts the others within this
+        heartbeat_timeout_seconds=50,
+        # the first to end waits so long for the last, which may still write
+        shutdown_timeout_seconds=300,
+    )
     if coordinator is None and num_processes in (None, 1):
         launched = any(int(env.get(name) or 1) > 1 for name in _LAUNCHERS)
-        if not (launched or _on_tpu()):
-            return
-        jax.distributed.initialize(initialization_timeout=timeout)
-        return
+        if launched or _on_tpu():
+            connect()
+        return None
     missing = [
         flag
         for flag, value in (
@@ -61,15 +77,13 @@ def initialize(
             "PORT, --num_processes=N and --process_id=I (or JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES, JAX_PROCESS_ID)"
         )
-    try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, initialization_timeout=timeout
-        )
-    except Exception as error:
-        raise UserError(
-            f"process {process_id} of {num_processes} did not reach the others at {coordinator} "
-            f"within {timeout} s: {str(error).splitlines()[0]}"
-        ) from error
+    assert coordinator is not None
+    assert num_processes is not None
+    assert process_id is not None
+    peers = Peers(coordinator, num_processes, process_id, timeout)
+    connect(coordinator, num_processes, process_id)
+    peers.watch()
+    return peers
 
 
 def _on_tpu() -> bool:

@@ -1,0 +1,260 @@
+"""A line from every process to process 0: who has not come, and who has died, is said by name.
+
+JAX's own service names nobody who never came, notices a dead process after minutes of silence, and
+then aborts the others with a page of C++. These lines are there before JAX connects the processes
+and until they end: a TCP connection to the coordinator's port, which JAX's service takes over once
+all have come. A process that dies closes its line; process 0 tells the others, and all end with
+`PEER_DIED`, for a launcher to start them again.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+
+from aigc_jax.errors import UserError
+
+PEER_DIED = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command, again
+GRACE = 5.0  # seconds in which this process may end by itself, of the same cause as the other
+
+
+class Peers:
+    """The lines of this process: to all others on process 0, to process 0 on the others."""
+
+    def __init__(self, coordinator: str, num_processes: int, process_id: int, timeout: float):
+        """Waits until all processes have come.
+
+        Args:
+            coordinator: `HOST:PORT` of process 0.
+            num_processes: of the run.
+            process_id: of this one.
+            timeout: seconds to wait; then all that came end with `PEER_DIED`.
+
+        Raises:
+            UserError: the address is none, the port is taken, or two processes have one number.
+        """
+        self.num_processes, self.process_id = num_processes, process_id
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f'--coordinator="{coordinator}" is not HOST:PORT')
+        if not 0 <= process_id < num_processes:
+            raise UserError(f"--process_id={process_id} is not one of 0 to {num_processes - 1}")
+        self._lines: dict[int, socket.socket] = {}  # by process
+        self._lost: tuple[int, int] | None = None  # who died first, and the exit code it told
+        self._leaving = False
+        deadline = time.monotonic() + timeout
+        if process_id:
+            self._lines[0] = self._call(host.strip("[]"), int(port), deadline, timeout)
+        else:
+            self._gather(int(port), deadline, timeout)
+        for line in self._lines.values():
+            line.settimeout(None)
+            _notice_silence(line)
+
+    def watch(self) -> None:
+        """From now on, ends this process when another one dies."""
+        self._on_abort = _handle_abort(self._aborted)
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def leave(self, code: int) -> None:
+        """Tells the others that this process ends: with 0, that all is well.
+
+        Otherwise it does not return. A process that failed does not wait, as JAX's shutdown would,
+        for those whom it left in the middle of a step. Process 0, with whom JAX's service ends,
+        gives them `GRACE` to say that they failed too.
+        """
+        self._leaving = True
+        self._say(f"lost {self.process_id} {code}\n" if code else "done\n")
+        if code == 0:
+            return
+        if code == 1:  # an exception: of this process, or the echo of another's death?
+            time.sleep(1.0)
+            if self._lost is not None and self._lost[1] == 0:
+                self._end(self._epitaph())
+        deadline = time.monotonic() + GRACE
+        while self.process_id == 0 and self._lines and time.monotonic() < deadline:
+            time.sleep(0.01)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    # --- coming ---
+
+    def _call(self, host: str, port: int, deadline: float, timeout: float) -> socket.socket:
+        problem: Exception | str = "no answer"
+        while time.monotonic() < deadline:
+            line = None
+            try:
+                line = socket.create_connection((host, port), timeout=5)
+                line.sendall(b"aigc %d %d\n" % (self.process_id, self.num_processes))
+                line.settimeout(max(1.0, deadline + GRACE - time.monotonic()))
+                answer = _read(line)
+                if answer.startswith("go"):
+                    return line
+                line.close()
+                if answer.startswith("missing "):
+                    self._end(_missing(answer.split()[1:], self.num_processes, timeout))
+                if answer.startswith("error "):
+                    raise UserError(answer.removeprefix("error ").strip())
+            except OSError as error:
+                problem = error.strerror or error
+                if line is not None:
+                    line.close()
+            time.sleep(0.1)
+        self._end(
+            f"process 0 did not answer at {host}:{port} within {timeout:.0f} s ({problem}); is it "
+            "running, is this its address, and does a firewall let the port through?"
+        )
+        raise AssertionError
+
+    def _gather(self, port: int, deadline: float, timeout: float) -> None:
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        try:
+            server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
+        except OSError as error:
+            raise UserError(
+                f"process 0 cannot listen on port {port}: {error.strerror}; is another run going "
+                "on here? Give --coordinator another port, on all processes"
+            ) from error
+        with server:
+            while len(self._lines) < self.num_processes - 1:
+                server.settimeout(max(0.001, deadline - time.monotonic()))
+                try:
+                    line, _ = server.accept()
+                except TimeoutError:
+                    there = {0, *self._lines}
+                    absent = [str(i) for i in range(self.num_processes) if i not in there]
+                    self._say(f"missing {' '.join(absent)}\n")
+                    self._end(_missing(absent, self.num_processes, timeout))
+                problem = self._greet(line)
+                if problem:
+                    for other in (line, *self._lines.values()):
+                        other.sendall(f"error {problem}\n".encode())
+                    raise UserError(problem)
+        self._say("go\n")
+
+    def _greet(self, line: socket.socket) -> str:
+        """Takes a line in; what is wrong with it, if anything. Strangers are hung up on."""
+        line.settimeout(5)
+        hello = re.fullmatch(r"aigc (\d+) (\d+)\n", _read(line))
+        if not hello:
+            line.close()
+            return ""
+        i, num = int(hello[1]), int(hello[2])
+        if num != self.num_processes:
+            return (
+                f"process {i} was told of {num} processes, process 0 of {self.num_processes}; "
+                "give all the same --num_processes"
+            )
+        if i in self._lines:
+            return f"two processes were given --process_id={i}; number them from 0, each once"
+        self._lines[i] = line
+        return ""
+
+    # --- staying ---
+
+    def _watch(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for i, line in self._lines.items():
+                selector.register(line, selectors.EVENT_READ, i)
+            while self._lines:
+                for key, _ in selector.select():
+                    said = _read(self._lines[key.data])
+                    if self.process_id == 0 or not said.startswith("lost"):
+                        selector.unregister(key.fileobj)
+                        del self._lines[key.data]
+                    if not said.startswith("done"):
+                        self._mourn(*_describe(key.data, said))
+
+    def _mourn(self, lost: int, code: int) -> None:
+        if self._lost is None:
+            self._lost = lost, code
+            self._say(f"lost {lost} {code}\n")
+            timer = threading.Timer(GRACE, self._give_up)
+            timer.daemon = True
+            timer.start()
+
+    def _give_up(self) -> None:
+        if not self._leaving:
+            self._end(self._epitaph())
+
+    def _aborted(self) -> None:
+        """JAX aborts this process: says why, if it is that another one has died."""
+        if self._lost is None and self.process_id and 0 in self._lines:
+            line = self._lines[0]
+            line.settimeout(1.0)
+            with contextlib.suppress(TimeoutError):
+                if not line.recv(1, socket.MSG_PEEK):
+                    self._lost = 0, 0
+        if self._lost is not None:
+            self._end(self._epitaph())
+
+    def _epitaph(self) -> str:
+        assert self._lost is not None
+        lost, code = self._lost
+        ended = f"failed with exit code {code}" if code else "died without a word"
+        return (
+            f"process {lost} of {self.num_processes} {ended}, so this one ends too (exit code "
+            f"{PEER_DIED}); the same command on all goes on from the newest checkpoint"
+        )
+
+    def _say(self, words: str) -> None:
+        for line in list(self._lines.values()):
+            with contextlib.suppress(OSError):
+                line.sendall(words.encode())
+
+    def _end(self, message: str) -> None:
+        # One write, and no lock or buffer of Python's: the main thread may hold them for good.
+        os.write(2, f"\nerror: {message}\n".encode())
+        os._exit(PEER_DIED)
+
+
+def _read(line: socket.socket) -> str:
+    """What comes over a line, short as it is; nothing at its end."""
+    try:
+        return line.recv(256).decode("ascii", "replace")
+    except OSError:
+        return ""
+
+
+def _describe(i: int, said: str) -> tuple[int, int]:
+    """Whom a word that came from process `i` is about, and the exit code it told, if any."""
+    words = said.split()
+    return (int(words[1]), int(words[2])) if said.startswith("lost") else (i, 0)
+
+
+def _missing(absent: list[str], num_processes: int, timeout: float) -> str:
+    few = ", ".join(absent[:20]) + (", ..." if len(absent) > 20 else "")
+    return (
+        f"{len(absent)} of {num_processes} processes did not come within {timeout:.0f} s: {few}; "
+        "look at their logs, or wait longer with --join_timeout"
+    )
+
+
+def _notice_silence(line: socket.socket) -> None:
+    """Lets the kernel ask after a machine that vanished: its line ends within 30 s."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, name):
+            line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _handle_abort(handler):
+    """Calls `handler` when C++ code aborts this process; if it returns, the process aborts.
+
+    When process 0 dies, JAX's client aborts the others at once. Python's own signal handlers run
+    between bytecodes, too late for that. Returns what must stay alive.
+    """
+    function = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: handler())
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.CFUNCTYPE(None, ctypes.c_int)]
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, function)
+    return function
