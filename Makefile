@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: quickstart test lint lock clean
+.PHONY: quickstart test test-tpu lint lock clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aigc train --config=configs/gan/dcgan.py:quickstart --workdir=runs/quickstart
@@ -14,6 +14,16 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# What needs XLA's TPU compiler, which runs on a CPU. It stays out of the environment until then: its
+# presence slows the start of every program.
+test-tpu: $(VENV)/.installed
+	@if command -v uv >/dev/null 2>&1; then \
+		uv sync --frozen --inexact --extra dev --extra aot; \
+	else \
+		$(BIN)/pip install --quiet -e '.[dev,aot]'; \
+	fi
+	$(BIN)/python -m pytest -m tpu_compiler -n 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aigc_jax import flops, hlo, observe, rng, topology
+from aigc_jax import flops, hlo, rng, topology
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
+from aigc_jax.files import write_json
 from aigc_jax.observe import say
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding, path_name, replicated
@@ -60,7 +61,7 @@ def compile(
         report = compile_for(config, target, what)
     say(table(report))
     if path:
-        observe.write_json(path, report)
+        write_json(path, report)
     if check and not report["fits"]:
         raise UserError(
             f"{name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
@@ -303,19 +304,21 @@ def parameter_count(state: Any) -> int:
 
 
 def describe_state(state: Any, num: int = 8) -> dict[str, Any]:
-    """Bytes of the state, whole and on one chip, and how its `num` largest arrays are split."""
-    arrays = []
+    """Bytes of the state, whole and on one chip, and how its `num` largest parameters are split.
+
+    Moments and averages are split as their parameters are; where they were not, the bytes tell.
+    """
+    whole = share = 0
+    params = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        whole = int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-        share = int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-        spec = [*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec))]
-        arrays.append((whole, share, path_name(path), list(leaf.shape), spec))
-    largest = sorted(arrays, key=lambda array: (-array[0], array[2]))[:num]
-    return {
-        "bytes": sum(array[0] for array in arrays),
-        "bytes_per_chip": sum(array[1] for array in arrays),
-        "largest": [{"path": a[2], "shape": a[3], "split_over": a[4]} for a in largest],
-    }
+        name, size = path_name(path), int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+        whole += size
+        share += int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        if re.match(r"networks/\w+/params/", name):
+            spec = [*leaf.sharding.spec, *[None] * (leaf.ndim - len(leaf.sharding.spec))]
+            params.append({"path": name, "shape": list(leaf.shape), "split_over": spec})
+    params.sort(key=lambda array: -int(np.prod(array["shape"])))
+    return {"bytes": whole, "bytes_per_chip": share, "largest": params[:num]}
 
 
 def roofline(

@@ -1,10 +1,11 @@
 """Programs compiled for a slice that is not here, read by what they must hold."""
 
+import importlib.metadata
 import importlib.util
 import json
 
 import pytest
-from runs import FAMILIES, make_config
+from runs import FAMILIES, ROOT, make_config
 
 from aigc_jax import topology
 from aigc_jax.__main__ import main
@@ -121,8 +122,51 @@ def test_bad_flags_are_one_line(flags, message, capsys):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.tpu_compiler
 @needs_libtpu
 def test_several_slices_have_their_own_devices():
     target = topology.describe("v5e:2x2", slices=2)
     assert [d.slice_index for d in target.devices] == [0] * 4 + [1] * 4
     assert len(topology.describe("v4:2x2x2").devices) == 8  # not its sixteen cores
+
+
+def described(report) -> dict:
+    """What a golden holds: every collective, and how the state is split."""
+    collectives = [
+        f"{c['kind']} over {' x '.join(c['axes'])}: {c['count']:.0f} times, {c['bytes']:.0f} bytes"
+        for c in report["collectives"]
+    ]
+    split = {
+        f"{a['path']} {a['shape']}": " x ".join(str(axis or "-") for axis in a["split_over"])
+        for a in report["state"]["largest"]
+    }
+    return {
+        "compiler": f"libtpu {importlib.metadata.version('libtpu')}",
+        "collectives": collectives,
+        "state_bytes_per_chip": report["state"]["bytes_per_chip"],
+        "split": split,
+    }
+
+
+@pytest.mark.tpu_compiler
+@needs_libtpu
+@pytest.mark.parametrize("mesh", [(4, 1), (2, 2)], ids=["data4", "data2_fsdp2"])
+@pytest.mark.parametrize("family", ["dense_gan", "vae", "gpt"])
+def test_collectives_and_shardings_are_the_reviewed_ones(family, mesh, renew):
+    config = make_config(family, parallel__data=mesh[0], parallel__fsdp=mesh[1])
+    if family == "gpt":  # a vocabulary that does not change with Python's help texts
+        config.data.source, config.data.split = "synthetic_tokens:64", "train[:1000]"
+        config.data.eval_split = "validation[:500]"
+    found = described(compile(config, "v5e:2x2"))
+    name = f"compile_{family}_data{mesh[0]}_fsdp{mesh[1]}.json"
+    golden = ROOT / "tests" / "golden" / name
+    if renew:
+        golden.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        pytest.skip(f"wrote {golden}")
+    expected = json.loads(golden.read_text(encoding="utf-8"))
+    hint = "if the change is meant: pytest tests/test_compile_verb.py -k reviewed --renew-goldens"
+    if found["compiler"] != expected["compiler"]:  # another one may merge or split collectives
+        found["compiler"] = expected["compiler"]
+        for side in (found, expected):
+            side["collectives"] = [line.split(":")[0] for line in side["collectives"]]
+    assert found == expected, hint

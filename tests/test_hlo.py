@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from aigc_jax import flops
+from aigc_jax import flops, topology
 from aigc_jax.hlo import Collective, Program, analyse
 
 AUTO = (AxisType.Auto,) * 2
@@ -308,15 +308,10 @@ def test_matrix_multiplications_and_convolutions_in_a_tpus_words(
 
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_tpu_program_of_an_fsdp_step_has_the_model_flops(monkeypatch):
+def test_tpu_program_of_an_fsdp_step_has_the_model_flops():
     """XLA's TPU compiler runs on a CPU."""
-    from jax.experimental import topologies
-
-    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
-    topology = topologies.get_topology_desc(
-        platform="tpu", topology_name="v5e:4x4", chips_per_host_bounds=(2, 2, 1)
-    )
-    mesh = Mesh(np.array(topology.devices).reshape(2, 8), ("data", "fsdp"), axis_types=AUTO)
+    devices = topology.describe("v5e:4x4").devices
+    mesh = Mesh(np.array(devices).reshape(2, 8), ("data", "fsdp"), axis_types=AUTO)
     args = ((4096, 512), BATCH), ((3, 512, 512), (None, "fsdp")), ((512, 256), ("fsdp",))
     program = analyse(compiled_text(scanned_mlp, mesh, *args), mesh)
     with jax.set_mesh(mesh):
