@@ -1,7 +1,6 @@
 """Benchmarks: how fast a config's compiled step, input or generation is on this machine."""
 
 import importlib.metadata
-import resource
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from aigc_jax import flops, observe, rng
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
+from aigc_jax.hosts import memory
 from aigc_jax.tasks.task import Request
 from aigc_jax.train import as_json, stack
 
@@ -41,10 +41,12 @@ def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, An
     experiment = Experiment(config)
     figures = lookup(measures, what, "--what")(experiment, rounds)
     device = jax.local_devices()[0]
+    peak, whose = memory()
     result = {
         "what": what,
         **figures,
-        **_memory(device),
+        "peak_memory_bytes": peak,
+        "memory": whose,
         "rounds": rounds,
         "devices": experiment.mesh.size,
         "device": device.device_kind,
@@ -166,13 +168,3 @@ def _utilisation(experiment: Experiment, step_flops: int, seconds: float) -> dic
         "peak_source": source,
         "share_of_peak": step_flops / seconds / peak,
     }
-
-
-def _memory(device: jax.Device) -> dict[str, Any]:
-    """The high-water mark: of the device's memory, or on a CPU of the process."""
-    stats = device.memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return {"peak_memory_bytes": stats["peak_bytes_in_use"], "memory": "of one device"}
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"peak_memory_bytes": peak, "memory": "resident, of the process"}

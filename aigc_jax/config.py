@@ -41,7 +41,8 @@ def base() -> ConfigDict:
             "keep": 2,  # latest checkpoints kept
             "best": "",  # an evaluation metric: the checkpoint where it was lowest is kept too
             "nonfinite": "stop",  # at a NaN or infinity; or skip: leave the step's update out
-            "profile": "",  # "START:STOP" steps, written to WORKDIR/tensorboard
+            "profile": "",  # "START:STOP" steps, to WORKDIR/tensorboard; SIGUSR1: the next 10
+            "stall_seconds": 900,  # of silence until the stacks are shown; 0: only on SIGUSR2
         }
     )
     config.parallel = ConfigDict(

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aigc_jax.errors import UserError
 from aigc_jax.files import open_lines, read_lines
 from aigc_jax.goodput import Clock
+from aigc_jax.hosts import Hosts
 from aigc_jax.nonfinite import Guarded
 from aigc_jax.parallel.processes import is_lead
 
@@ -103,6 +104,7 @@ class Log:
         self._new: list[tuple[int, Any]] = []  # the interval that is running
         self._waiting: list[tuple[int, Any]] = []  # the interval before it
         self._speed: dict[str, float] = {}  # of the interval that waits
+        self._hosts, self._figures = Hosts(clock), None  # of the interval that waits, by process
         self._first = self._counted = step  # steps up to here were looked at
         self._skipped, self._in_a_row = 0, 0  # steps left out: in all, and since the last good one
         self._mark = (step, time.perf_counter(), clock.busy())
@@ -137,6 +139,7 @@ class Log:
                 f"{self._unit}_per_second": per_second,
                 "ms_per_step": 1000 * seconds / (step - before),
             }
+            self._figures = self._hosts.measure(step - before, self._speed["ms_per_step"])
 
     def settle(self) -> None:
         """Waits for everything under way and writes the intervals that have ended.
@@ -159,7 +162,13 @@ class Log:
         step, values = fetched[-1][0], self._last_values(fetched)
         self.latest |= values
         shares = {f"time/{name}": share for name, share in self._clock.shares().items()}
-        self._writer.scalars(step, {**values, **self._speed, **shares})
+        hosts, outlier = {}, ""
+        if self._figures is not None:
+            hosts, outlier = self._hosts.compare(np.asarray(self._figures))
+            self._figures = None
+        self._writer.scalars(step, {**values, **self._speed, **shares, **hosts})
+        if outlier:
+            say(f"step {step}: {outlier}")
         if not self._bar.disable:
             self._bar.set_postfix({k: f"{v:.4g}" for k, v in self.latest.items()}, refresh=False)
         elif self._writer.active:
@@ -223,35 +232,6 @@ def _check_finite(last: int, metrics: Any) -> None:
                 "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
                 "steps out with --config.train.nonfinite=skip"
             )
-
-
-class Profile:
-    """A window of steps, `START:STOP`, recorded by JAX's profiler."""
-
-    def __init__(self, window: str, workdir: Path):
-        self._directory, self._on = workdir / "tensorboard", False
-        self._start = self._stop = -1
-        if window:
-            try:
-                self._start, self._stop = (int(part) for part in window.split(":"))
-            except ValueError:
-                raise UserError(
-                    f'config.train.profile="{window}" is not a window; write e.g. "100:110"'
-                ) from None
-
-    def at(self, step: int) -> None:
-        """Starts or stops the recording, called before each step."""
-        if not self._on and self._start <= step < self._stop:
-            jax.profiler.start_trace(str(self._directory))
-            self._on = True
-        elif self._on and step >= self._stop:
-            self.close()
-
-    def close(self) -> None:
-        """Stops the recording if it is on."""
-        if self._on:
-            jax.profiler.stop_trace()
-            self._on = False
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from aigc_jax.lock import Lock
 from aigc_jax.observe import describe, say
 from aigc_jax.parallel.processes import StopSignal, is_lead
 from aigc_jax.sample import make_sampler
+from aigc_jax.watch import Profile, Watch
 
 EVENTS = ("log", "eval", "sample", "checkpoint")
 
@@ -31,6 +32,7 @@ FREE_KEYS = (
     "train.keep",
     "train.nonfinite",
     "train.profile",
+    "train.stall_seconds",
     "train.steps_per_call",
     *(f"train.{event}_every" for event in EVENTS),
 )
@@ -57,12 +59,15 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
         with clock("start"):
             claim(workdir, config, force)
             lock = held.enter_context(Lock(workdir))
-        return _train(config, workdir, clock, lock)
+            held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
+            profile = held.enter_context(Profile(config.train.profile, workdir))
+        return _train(config, workdir, clock, lock, profile)
 
 
-def _train(config: Config, workdir: Path, clock: Clock, lock: Lock) -> dict[str, Any]:
+def _train(
+    config: Config, workdir: Path, clock: Clock, lock: Lock, profile: Profile
+) -> dict[str, Any]:
     with clock("start"):
-        profile = observe.Profile(config.train.profile, workdir)
         experiment = Experiment(config)
         intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, config.train.best)
@@ -147,7 +152,6 @@ def _train(config: Config, workdir: Path, clock: Clock, lock: Lock) -> dict[str,
             if saved != step:
                 save(None)
         finally:
-            profile.close()
             feeds.close()
             log.close()
             writer.close()

@@ -23,7 +23,7 @@ from aigc_jax.experiment import Experiment
 from aigc_jax.lock import Lock
 from aigc_jax.train import train
 
-TIMES = ("_per_second", "ms_per_step", "time/")
+TIMES = ("_per_second", "ms_per_step", "time/", "host/")
 
 
 def final_state(config, workdir):
@@ -115,6 +115,10 @@ def test_resume_on_two_processes(undisturbed, tmp_path):
         _, errors = run.communicate(timeout=300)
         assert run.returncode == 0, errors
     compare_runs(undisturbed / "whole", tmp_path / "run")
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    last = [line for line in lines if "ms_per_step" in line][-1]
+    assert 0 < last["host/memory_mib_min"] <= last["host/memory_mib_max"]
+    assert last["host/ms_per_step_max"] >= last["ms_per_step"] * (1 - 1e-6)
 
 
 def compare_runs(one: Path, other: Path) -> None:
