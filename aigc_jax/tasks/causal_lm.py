@@ -19,7 +19,6 @@ from aigc_jax.tasks.task import (
     Samples,
     TrainState,
     accumulate_gradients,
-    average,
     collect,
     create_network,
     mean_over,
@@ -125,11 +124,14 @@ class CausalLM:
     def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> Any:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        logits: Any = self.model.apply({"params": params}, inputs, ids, rngs=rngs)
-        loss = average(optax.softmax_cross_entropy_with_integer_labels(logits, targets), mask)
+        weights = jnp.ones(inputs.shape[0]) if mask is None else mask
+        loss, correct = self.model.apply(
+            {"params": params}, inputs, targets, weights, ids, rngs=rngs, method="loss"
+        )
+        count = weights.sum() * inputs.shape[1]
         return collect(
             LMMetrics,
-            loss=loss,
-            perplexity=Perplexity(**vars(loss)),
-            accuracy=average(jnp.argmax(logits, axis=-1) == targets, mask),
+            loss=clu_metrics.Average(loss, count),
+            perplexity=Perplexity(loss, count),
+            accuracy=clu_metrics.Average(correct, count),
         )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from aigc_jax import flops
 from aigc_jax.errors import UserError
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import GPT, REMAT, stack_layers, unstack_layers
 from aigc_jax.ops.layout import split_batch
 
 VOCAB, BLOCK = 29, 12
@@ -90,22 +91,73 @@ def test_initial_weights_have_nanogpts_standard_deviations():
         assert abs(float(weights.mean())) < std / 20, name
 
 
-def test_remat_computes_again_and_changes_nothing():
-    model = SMALL.clone(num_layers=1, dropout=0.5)
-    again = model.clone(remat="block")
-    params, tokens, ids = variables(model), tokens_of(), jnp.arange(3)
+@functools.cache
+def gradient_and_jaxpr(remat: str):
+    model = SMALL.clone(num_layers=1, dropout=0.5, remat=remat)
+    params, tokens, ids = variables(model.clone(remat="none")), tokens_of(), jnp.arange(3)
 
-    def loss(model, params):
+    def loss(params):
         logits = model.apply(params, tokens, ids, rngs={"dropout": jax.random.key(2)})
         return jax.nn.logsumexp(logits, axis=-1).mean()
 
-    def gradient(model):
-        return jax.grad(functools.partial(loss, model))
+    return jax.jit(jax.grad(loss))(params), jax.make_jaxpr(jax.grad(loss))(params)
 
-    assert "remat" not in str(jax.make_jaxpr(gradient(model))(params))
-    assert "remat" in str(jax.make_jaxpr(gradient(again))(params))
-    kept, recomputed = jax.jit(gradient(model))(params), jax.jit(gradient(again))(params)
+
+@pytest.mark.parametrize("remat", REMAT)
+def test_remat_computes_again_and_changes_nothing(remat):
+    kept, jaxpr = gradient_and_jaxpr("none")
+    recomputed, jaxpr_again = gradient_and_jaxpr(remat)
+    assert "remat" not in str(jaxpr)
+    assert "remat" in str(jaxpr_again)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, recomputed)
+
+
+def test_each_remat_policy_computes_again_what_it_says():
+    # Products of a block, by the sizes of this model: with kernels, and among heads.
+    products, among_heads = 2 * 36 * 16 * (3 + 1 + 4 + 4) * 16, 2 * 2 * 3 * 12 * 12 * 16
+    model = SMALL.clone(num_layers=1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens_of())
+
+    def flops_of(remat):
+        def loss(params):
+            return model.clone(remat=remat).apply(params, tokens_of()).sum()
+
+        return flops.count(jax.grad(loss), shapes)
+
+    again = {remat: flops_of(remat) - flops_of("none") for remat in REMAT}
+    # The last products of the MLP and of the attention are needed by nothing in the block's
+    # backward pass; the weights' product with the values only by the product that follows it.
+    last = 2 * 36 * 16 * 4 * 16
+    assert again["block"] == products - last + among_heads
+    assert again["attention"] == products - last + among_heads // 2
+    assert again["dots"] == among_heads // 2
+
+
+def test_stacked_and_separate_blocks_are_the_same_model():
+    scanned, params, tokens = SMALL.clone(scan_layers=True), variables(SMALL), tokens_of()
+    stacked = stack_layers(params)
+    shapes = jax.eval_shape(scanned.init, jax.random.key(0), tokens)
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(jnp.shape, shapes)
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(stacked), params)
+    np.testing.assert_allclose(
+        jax.jit(scanned.apply)(stacked, tokens), forward(params, tokens), atol=1e-5
+    )
+
+
+def test_a_scanned_model_decodes_with_a_cache():
+    scanned, tokens = SMALL.clone(scan_layers=True), tokens_of()
+    params = stack_layers(variables(SMALL))
+    extend = jax.jit(functools.partial(scanned.apply, method="extend"))
+    _, cache = extend(params, tokens[:, :5], scanned.init_cache(3), 0)
+    logits, _ = extend(params, tokens[:, 5:6], cache, 5)
+    np.testing.assert_allclose(logits, forward(variables(SMALL), tokens)[:, 5], atol=1e-5)
+
+
+def test_layers_of_a_scanned_model_start_from_different_weights():
+    kernel = jax.jit(SMALL.clone(scan_layers=True).init)(jax.random.key(0), tokens_of(1))
+    kernel = kernel["params"]["blocks"]["mlp_in"]["kernel"]
+    assert float(abs(jnp.corrcoef(kernel.reshape(2, -1))[0, 1])) < 0.2
+    assert kernel.std(axis=(1, 2)) == pytest.approx([0.02, 0.02], rel=0.1)
 
 
 def test_bfloat16_is_close_to_float32_and_gives_float32_logits():
@@ -122,6 +174,8 @@ def test_bad_sizes_are_refused():
         SMALL.clone(num_heads=3).init(jax.random.key(0), tokens_of(1))
     with pytest.raises(UserError, match=r'unknown config\.model\.remat "blocks"'):
         SMALL.clone(remat="blocks").init(jax.random.key(0), tokens_of(1))
+    with pytest.raises(UserError, match=r'unknown config\.model\.attention "spash"'):
+        SMALL.clone(attention="spash").init(jax.random.key(0), tokens_of(1))
     with pytest.raises(UserError, match="13 tokens"):
         SMALL.init(jax.random.key(0), tokens_of(1, BLOCK + 1))
 

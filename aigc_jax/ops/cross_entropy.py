@@ -1,0 +1,105 @@
+"""The loss of a language model's head, without the logits of all tokens in memory at once."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from aigc_jax.ops.layout import batch_shards, split_batch, whole
+
+CHUNK_BYTES = 1 << 29
+"""Of float32 logits that one device holds at a time."""
+
+
+@jax.custom_vjp
+def head_cross_entropy(
+    features: Float[Array, "batch length embed"],
+    table: Float[Array, "vocab embed"],
+    targets: Int[Array, "batch length"],
+    weights: Float[Array, "batch"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Weighted sums over tokens of the cross-entropy and of whether the target is likeliest.
+
+    The logits are `features @ table.T` in float32. They are made for one chunk of positions after
+    the other (`num_chunks`), and when a gradient is asked for, the chunk's part of it is computed
+    while its logits are there: the same products as without chunks, none twice. It is exact because
+    the result is one number: its gradient scales with the cotangent.
+
+    Args:
+        features: what the head multiplies, in the dtype of the computation.
+        table: one row per token of the vocabulary; multiplied in the features' dtype.
+        targets: the token that each position is to predict.
+        weights: of the examples, e.g. a mask.
+
+    Returns:
+        The sum of the losses, differentiable by `features` and `table`, and the weighted count of
+        positions at which no logit is larger than the target's, which has no gradient.
+    """
+    (loss, correct), _ = _sums(features, table, targets, weights, gradients=False)
+    return loss, correct
+
+
+def num_chunks(batch: int, length: int, vocab_size: int) -> int:
+    """Into how many parts a sequence is cut: the fewest that divide it and keep a device's logits
+    within `CHUNK_BYTES` (or one token each)."""
+    rows = -(-batch // batch_shards())
+    divisors = [n for n in range(1, length + 1) if length % n == 0]
+    fitting = (n for n in divisors if rows * length // n * vocab_size * 4 <= CHUNK_BYTES)
+    return next(fitting, length)
+
+
+def _sums(features, table, targets, weights, gradients: bool):
+    """The two sums, and the gradient of the first by features and table (None without)."""
+    batch, length, _ = features.shape
+    chunks = num_chunks(batch, length, table.shape[0])
+    # The devices' parts of the batch are an axis of their own: each adds up its own part of the
+    # table's gradient over the chunks, and they are summed once.
+    shards = math.gcd(batch, batch_shards())
+    table = whole(table.astype(features.dtype), 0)
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+    def cut(x):
+        x = x.reshape(shards, batch // shards, chunks, length // chunks, *x.shape[2:])
+        return split_batch(x).transpose(2, 0, 1, 3, *range(4, x.ndim))
+
+    def chunk(sums, operands):
+        x, target = operands
+        logits = split_batch(dot("dblc,vc->dblv", x, table), tensor_axis=3)
+        largest = logits.max(axis=-1, keepdims=True)
+        log_total = largest[..., 0] + jnp.log(jnp.exp(logits - largest).sum(axis=-1))
+        hit = jnp.arange(table.shape[0]) == target[..., None]
+        chosen = jnp.where(hit, logits, 0.0).sum(axis=-1)
+        weight = weights.reshape(shards, -1, 1)
+        loss, correct, table_gradient = sums
+        loss += (weight * (log_total - chosen)).sum()
+        correct += (weight * (chosen >= largest[..., 0])).sum()
+        if not gradients:
+            return (loss, correct, table_gradient), None
+        difference = (jnp.exp(logits - log_total[..., None]) - hit) * weight[..., None]
+        difference = split_batch(difference.astype(x.dtype), tensor_axis=3)
+        gradient = split_batch(dot("dblv,vc->dblc", difference, table).astype(x.dtype))
+        table_gradient += split_batch(dot("dblv,dblc->dvc", difference, x), tensor_axis=1)
+        return (loss, correct, table_gradient), gradient
+
+    zero = jnp.zeros(())
+    start = split_batch(jnp.zeros((shards, *table.shape)), tensor_axis=1) if gradients else None
+    sums, gradient = jax.lax.scan(chunk, (zero, zero, start), (cut(features), cut(targets)))
+    if not gradients:
+        return sums[:2], None
+    gradient = split_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)
+    return sums[:2], (gradient, sums[2].sum(axis=0))
+
+
+def _forward(features, table, targets, weights):
+    return _sums(features, table, targets, weights, gradients=True)
+
+
+def _backward(gradients, cotangents):
+    by_features, by_table = gradients
+    scale = cotangents[0]
+    return (by_features * scale).astype(by_features.dtype), by_table * scale, None, None
+
+
+head_cross_entropy.defvjp(_forward, _backward)

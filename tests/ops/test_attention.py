@@ -1,0 +1,78 @@
+"""The attention kernel against the plain path, on simulated devices in the kernel's interpreter."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
+
+LENGTH, HEADS, HEAD_DIM = 256, 2, 16
+
+
+def qkv(batch: int, dtype=jnp.float32):
+    shape = (3, batch, LENGTH, HEADS, HEAD_DIM)
+    return tuple(jax.random.normal(jax.random.key(0), shape).astype(dtype))
+
+
+def output_and_gradients(attend, *operands):
+    def loss(*operands):
+        out = attend(*operands)
+        # Weights that differ: the gradient of a plain sum of squares would hide a transposition.
+        weights = jnp.sin(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape)
+        return (out * weights).sum(), out
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*operands)
+
+
+def kernel(*operands):
+    return splash_attention(*operands, block=128, interpret=True)
+
+
+def test_the_kernel_gives_the_same_output_and_gradients():
+    expected = output_and_gradients(causal_attention, *qkv(1))
+    found = output_and_gradients(kernel, *qkv(1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+def test_on_a_mesh_each_device_takes_its_examples_and_heads():
+    mesh = jax.make_mesh((2, 1, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    spec = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
+    expected = output_and_gradients(causal_attention, *qkv(2))
+    with jax.set_mesh(mesh):
+        found = output_and_gradients(kernel, *jax.device_put(qkv(2), spec))
+    assert found[1].sharding.is_equivalent_to(spec, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+def device_of(kind: str):
+    device = jax.make_mesh((1,), ("data",)).abstract_mesh.abstract_device
+    return dataclasses.replace(device, device_kind=kind)
+
+
+def test_the_kernel_is_for_tpus_and_whole_tiles():
+    def applies(kind, length=LENGTH, batch=8, heads=4, sizes=(2, 2, 2)):
+        mesh = jax.sharding.AbstractMesh(
+            sizes,
+            ("data", "fsdp", "tensor"),
+            axis_types=(AxisType.Auto,) * 3,
+            abstract_device=device_of(kind),
+        )
+        with jax.sharding.use_abstract_mesh(mesh):
+            return splash_applies(jnp.zeros((batch, length, heads, HEAD_DIM)))
+
+    assert applies("TPU v5 lite")
+    assert applies("TPU v5 lite", sizes=(8, 1, 1))
+    assert not applies("cpu")
+    assert not applies("TPU v5 lite", length=200)
+    assert not applies("TPU v5 lite", batch=6)
+    assert not applies("TPU v5 lite", heads=3)
+    assert not splash_applies(jnp.zeros((8, LENGTH, 4, HEAD_DIM)))  # no mesh
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_output_keeps_the_dtype(dtype):
+    assert jax.eval_shape(kernel, *qkv(1, dtype)).dtype == dtype

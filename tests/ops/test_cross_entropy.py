@@ -1,0 +1,96 @@
+"""The head's loss in chunks: the same numbers as from all logits at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from aigc_jax.ops import cross_entropy
+from aigc_jax.ops.cross_entropy import head_cross_entropy, num_chunks
+
+BATCH, LENGTH, WIDTH, VOCAB = 8, 12, 16, 40
+
+
+def operands():
+    x, e, t = jax.random.split(jax.random.key(0), 3)
+    features = jax.random.normal(x, (BATCH, LENGTH, WIDTH))
+    table = jax.random.normal(e, (VOCAB, WIDTH))
+    targets = jax.random.randint(t, (BATCH, LENGTH), 0, VOCAB)
+    return features, table, targets, jnp.arange(BATCH) / 4
+
+
+def plain(features, table, targets, weights):
+    logits = jnp.einsum("blc,vc->blv", features, table, preferred_element_type=jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    hits = jnp.argmax(logits, axis=-1) == targets
+    return (losses * weights[:, None]).sum(), (hits * weights[:, None]).sum()
+
+
+def values_and_gradients(fn, *args):
+    def loss(features, table):
+        total, correct = fn(features, table, *args[2:])
+        return 3.0 * total, (total, correct)
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(*args[:2])
+
+
+@pytest.fixture(params=[1, 3, 12])
+def chunks(request, monkeypatch):
+    """The number of chunks, by the bytes that a device of one may hold."""
+    limit = BATCH * LENGTH // request.param * VOCAB * 4
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", limit)
+    assert num_chunks(BATCH, LENGTH, VOCAB) == request.param
+    return request.param
+
+
+def test_sums_and_gradients_are_those_of_all_logits_at_once(chunks):
+    expected = values_and_gradients(plain, *operands())
+    found = values_and_gradients(head_cross_entropy, *operands())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found
+    )
+    sums = jax.jit(head_cross_entropy)(*operands())
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, expected[1])
+
+
+def test_the_logits_of_a_chunk_are_the_largest_array():
+    def sizes(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.size for v in eqn.outvars)
+            for body in jax.core.jaxprs_in_params(eqn.params):
+                yield from sizes(body)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "CHUNK_BYTES", BATCH * 2 * VOCAB * 4)
+        jaxpr = jax.make_jaxpr(jax.grad(lambda *a: head_cross_entropy(*a)[0]))(*operands()).jaxpr
+    assert max(sizes(jaxpr)) < BATCH * LENGTH * VOCAB / 2
+
+
+def test_a_mesh_changes_nothing_but_the_layout(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 2 * 4 * VOCAB * 4)
+    expected = values_and_gradients(plain, *operands())
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    columns = NamedSharding(mesh, PartitionSpec("tensor"))
+    features, table, targets, weights = operands()
+    with jax.set_mesh(mesh):
+        assert num_chunks(BATCH, LENGTH, VOCAB) == 3
+        features, targets, weights = jax.device_put((features, targets, weights), rows)
+        found = values_and_gradients(
+            head_cross_entropy, features, jax.device_put(table, columns), targets, weights
+        )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found
+    )
+
+
+def test_bfloat16_operands_give_float32_sums_close_to_the_exact_ones():
+    (gradients, sums), (_, exact) = (
+        values_and_gradients(head_cross_entropy, operands()[0].astype(dtype), *operands()[1:])
+        for dtype in (jnp.bfloat16, jnp.float32)
+    )
+    assert [x.dtype for x in sums] == [jnp.float32] * 2
+    assert [x.dtype for x in gradients] == [jnp.bfloat16, jnp.float32]
+    np.testing.assert_allclose(sums[0], exact[0], rtol=0.01)
