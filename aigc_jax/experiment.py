@@ -208,7 +208,9 @@ class Experiment:
 
     def _abstract_state(self) -> Any:
         shapes = jax.eval_shape(self._init)
-        shardings = state_shardings(shapes, self.mesh, self.config.parallel.rules)
+        tensor_rules = getattr(self.task, "tensor_rules", ())  # not every family has some
+        rules = self.config.parallel.rules
+        shardings = state_shardings(shapes, self.mesh, rules, tensor_rules)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )

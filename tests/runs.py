@@ -21,8 +21,8 @@ FAMILIES = {
 
 
 def make_config(family: str, **overrides):
-    """The smoke config of a family; `overrides` are keys with `__` for the dots."""
-    config = command_line.load(str(ROOT / FAMILIES[family]))
+    """The smoke config of a family, or a config file; `overrides` are keys with `__` for dots."""
+    config = command_line.load(str(ROOT / FAMILIES.get(family, family)))
     for key, value in overrides.items():
         *path, last = key.split("__")
         node = config

@@ -14,7 +14,7 @@ from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.layers import Dropout
 from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
 from aigc_jax.ops.cross_entropy import head_cross_entropy
-from aigc_jax.ops.layout import split_batch, whole
+from aigc_jax.ops.layout import TENSOR_AXIS, free_axes, split_batch, whole
 
 # What the backward pass of a block finds kept, by the name in `config.model.remat`. Everything else
 # it computes again. "attention" is what the attention returns (and the kernel's log-sum-exp).
@@ -25,6 +25,16 @@ REMAT = {
         policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("attention")
     ),
 }
+
+# What tensor parallelism splits (`parallel.sharding.state_shardings`): columns of what comes first
+# in attention and MLP, rows of what comes last, so heads and hidden units; and the vocabulary.
+TENSOR_RULES = (
+    ("/token_embedding", -2),
+    ("/qkv/", -1),
+    ("/attention_out/kernel", -2),
+    ("/mlp_in/", -1),
+    ("/mlp_out/kernel", -2),
+)
 
 
 class KVCache(NamedTuple):
@@ -166,18 +176,20 @@ class GPT(nn.Module):
             "attention": self.attention,
         }
         if self.scan_layers:
-            self.blocks = nn.scan(
+            in_axes: Any = (nn.broadcast, 0, nn.broadcast)
+            scanned = nn.scan(
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, 0, nn.broadcast),
+                in_axes=in_axes,
                 length=self.num_layers,
-            )(**arguments)
+            )
+            self.blocks: Any = scanned(**arguments)
         else:
             self.blocks = [block(**arguments) for _ in range(self.num_layers)]
         self.final_norm = layer_norm(self.use_bias, self.dtype)
 
-    def _features(self, tokens, ids, cache, position):
+    def _features(self, tokens, ids, cache, position) -> tuple[Array, Any]:
         """The residual stream after the last block, normalised, and the blocks' caches."""
         if tokens.shape[1] > self.block_size:
             raise UserError(
@@ -239,6 +251,7 @@ class Block(nn.Module):
                 jax.lax.dynamic_update_slice_in_dim(cache.values, value, position, axis=1),
             )
             key, value = cache
+        check_heads(self.num_heads)
         drops = ids is not None and self.dropout > 0.0
         if self.attention == "auto" and cache is None and not drops and splash_applies(query):
             h = splash_attention(query, key, value)
@@ -299,6 +312,17 @@ class QKV(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (3, width))
             out += bias[:, None].astype(self.dtype)
         return out
+
+
+def check_heads(num_heads: int) -> None:
+    """Every device of the mesh axis `tensor` gets the same number of heads, or a `UserError`."""
+    tensor = free_axes().get(TENSOR_AXIS, 1)
+    if num_heads % tensor:
+        fitting = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise UserError(
+            f"config.parallel.tensor={tensor} does not divide config.model.num_heads={num_heads}; "
+            f"use {', '.join(map(str, fitting[:-1]))} or {fitting[-1]}"
+        )
 
 
 def stack_layers(tree: Any) -> Any:

@@ -57,7 +57,7 @@ def _sums(features, table, targets, weights, gradients: bool):
     # The devices' parts of the batch are an axis of their own: each adds up its own part of the
     # table's gradient over the chunks, and they are summed once.
     shards = math.gcd(batch, batch_shards())
-    table = whole(table.astype(features.dtype), 0)
+    stored, table = table, whole(table.astype(features.dtype), 0)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def cut(x):
@@ -89,7 +89,8 @@ def _sums(features, table, targets, weights, gradients: bool):
     if not gradients:
         return sums[:2], None
     gradient = split_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)
-    return sums[:2], (gradient, sums[2].sum(axis=0))
+    _, scatter = jax.vjp(lambda t: whole(t, 0), stored)
+    return sums[:2], (gradient, *scatter(sums[2].sum(axis=0)))
 
 
 def _forward(features, table, targets, weights):

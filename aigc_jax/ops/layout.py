@@ -10,7 +10,9 @@ Nothing happens where no mesh is set (`jax.set_mesh`) or where its axes are not 
 place (pmap, shard_map).
 """
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -38,8 +40,54 @@ def split_batch(
 
 
 def whole(parameter: Shaped[Array, "..."], tensor_axis: int | None = None) -> Shaped[Array, "..."]:
-    """A parameter with no axis split but `tensor_axis`, which is split over `tensor`."""
+    """A parameter made whole on every device, but for `tensor_axis`, which is split over `tensor`.
+
+    Its gradient is summed over the batch and split as the parameter is stored.
+    """
+    return _whole(parameter, tensor_axis)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _whole(parameter, tensor_axis):
     return _constrain(parameter, {}, tensor_axis) if free_axes() else parameter
+
+
+def _scatter(tensor_axis, _, gradient):
+    if not free_axes():
+        return (gradient,)
+    # Said in two steps, a sum and a slice of it: the compiler makes one reduce-scatter of them.
+    # Told of the slice alone, it would rather cut the product.
+    spec = parameter_spec(gradient.shape, free_axes(), tensor_axis)
+    gradient = _constrain(gradient, {}, tensor_axis)
+    return (jax.lax.with_sharding_constraint(gradient, spec),)
+
+
+_whole.defvjp(lambda parameter, tensor_axis: (_whole(parameter, tensor_axis), None), _scatter)
+
+
+def parameter_spec(
+    shape: Sequence[int], sizes: Mapping[str, int], tensor_axis: int | None = None
+) -> PartitionSpec:
+    """How a parameter is stored: `tensor_axis` split over `tensor`, and then the dimension that is
+    largest of those that `fsdp` divides over `fsdp`. Where nothing is divisible it stays whole.
+
+    Args:
+        shape: of the parameter.
+        sizes: of the mesh axes, by name.
+        tensor_axis: the dimension for `tensor`, if any.
+    """
+    axes: list[tuple[str, ...]] = [()] * len(shape)
+    left = list(shape)
+    tensor, fsdp = sizes.get(TENSOR_AXIS, 1), sizes.get("fsdp", 1)
+    if tensor_axis is not None and tensor > 1 and shape[tensor_axis] % tensor == 0:
+        axes[tensor_axis] = (TENSOR_AXIS,)
+        left[tensor_axis] //= tensor
+    divisible = [(size, -axis) for axis, size in enumerate(left) if size % fsdp == 0]
+    if fsdp > 1 and divisible:
+        axes[-max(divisible)[1]] += ("fsdp",)
+    while axes and not axes[-1]:
+        axes.pop()
+    return PartitionSpec(*(names[0] if len(names) == 1 else names or None for names in axes))
 
 
 def batch_shards() -> int:

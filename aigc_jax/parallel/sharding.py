@@ -11,18 +11,25 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax.errors import UserError
+from aigc_jax.ops.layout import parameter_spec
 from aigc_jax.parallel.mesh import BATCH_AXES
 
 KEY = "config.parallel.rules"
 
 
-def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Any] = ()) -> Any:
+def state_shardings(
+    state: Any,
+    mesh: Mesh,
+    rules: Sequence[Any] = (),
+    tensor_rules: Sequence[tuple[str, int]] = (),
+) -> Any:
     """A sharding for every array of a state.
 
     The first rule whose regular expression is found in an array's path decides about all of its
-    dimensions, whatever the default would do. Without one the largest dimension that the `fsdp`
-    axis divides is split over it; nothing divisible: replicated. The optimizer's moments and the
-    moving average repeat the parameters' paths, so they follow.
+    dimensions, whatever the default would do. Without one the dimension that the model names for
+    the `tensor` axis is split over that, and the largest that the `fsdp` axis divides over that;
+    nothing divisible: replicated. The optimizer's moments and the moving average repeat the
+    parameters' paths, so they follow.
 
         (("discriminator", ()),)                          one network whole on every device
         (("qkv/kernel", ("fsdp", "tensor")),)             rows over one axis, columns over another
@@ -34,6 +41,8 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Any] = ()) -> Any:
         rules: `(path regex, spec)` in order; the spec has an axis, several (the first outermost) or
             None for each dimension, and may leave out dimensions at the end. A path looks like
             `networks/generator/params/Dense_0/kernel`.
+        tensor_rules: `(path regex, dimension counted from the last, -1)`, the task's own: what
+            tensor parallelism splits.
 
     Raises:
         UserError: a rule cannot be read, names an unknown axis or one axis twice, decides about no
@@ -48,7 +57,9 @@ def state_shardings(state: Any, mesh: Mesh, rules: Sequence[Any] = ()) -> Any:
             if pattern.search(name):
                 decided.add(number)
                 return NamedSharding(mesh, _fitted(spec, pattern.pattern, name, leaf, mesh))
-        return NamedSharding(mesh, _fsdp(leaf.shape, mesh.shape["fsdp"]))
+        fitting = (a for regex, a in tensor_rules if leaf.ndim + a >= 0 and re.search(regex, name))
+        axis = next(fitting, None)
+        return NamedSharding(mesh, parameter_spec(leaf.shape, mesh.shape, axis))
 
     shardings = jax.tree_util.tree_map_with_path(sharding, state)
     for number, (pattern, _) in enumerate(parsed):
@@ -72,14 +83,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def path_name(path: Sequence[Any]) -> str:
     """A pytree path as `a/b/c`."""
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
-
-
-def _fsdp(shape: tuple[int, ...], devices: int) -> P:
-    divisible = [(size, -axis) for axis, size in enumerate(shape) if size % devices == 0]
-    if devices == 1 or not divisible:
-        return P()
-    axis = -max(divisible)[1]
-    return P(*[None] * axis, "fsdp")
 
 
 def _parse(rule: Any, mesh: Mesh) -> tuple[re.Pattern, tuple[tuple[str, ...], ...]]:

@@ -10,7 +10,7 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Key
 
 from aigc_jax.errors import UserError
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import GPT, TENSOR_RULES
 from aigc_jax.ops.decode import decode
 from aigc_jax.tasks.task import (
     Batch,
@@ -64,6 +64,7 @@ class CausalLM:
     ema_decay: float = 0.0
     accumulate: int = 1
     kinds: tuple[str, ...] = ("samples",)
+    tensor_rules: tuple[tuple[str, int], ...] = TENSOR_RULES
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The state before the first step. Only the length of `batch["tokens"]` is used."""
@@ -131,7 +132,7 @@ class CausalLM:
         count = weights.sum() * inputs.shape[1]
         return collect(
             LMMetrics,
-            loss=clu_metrics.Average(loss, count),
-            perplexity=Perplexity(loss, count),
-            accuracy=clu_metrics.Average(correct, count),
+            loss=clu_metrics.Average.empty().replace(total=loss, count=count),
+            perplexity=Perplexity.empty().replace(total=loss, count=count),
+            accuracy=clu_metrics.Average.empty().replace(total=correct, count=count),
         )

@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from aigc_jax.errors import UserError
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
+from aigc_jax.optim import matrices
 from aigc_jax.tasks.causal_lm import CausalLM
 from aigc_jax.tasks.task import Request, Task
 
@@ -112,6 +113,25 @@ def test_it_learns_a_batch_by_heart_and_says_it():
     request = Request(num=2, max_new_tokens=BLOCK - 4, temperature=0.0)
     said = generate(task)(state, KEY, request, prompt)["tokens"]
     np.testing.assert_array_equal(said, jnp.tile(batch["tokens"][0], (2, 1)))
+
+
+def test_stacked_and_separate_blocks_take_the_same_training_step():
+    model = MODEL.clone(num_layers=2)
+    tx = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(1e-3, mask=matrices))
+    separate = CausalLM(model, tx, ema_decay=0.9)
+    scanned = CausalLM(model.clone(scan_layers=True), tx, ema_decay=0.9)
+    state, batch = start(separate), batch_of(4)
+    after, metrics = train_step(separate)(state, batch, KEY)
+    stacked_after, stacked_metrics = train_step(scanned)(stack_layers(state), batch, KEY)
+    assert jax.tree.structure(stacked_after) == jax.tree.structure(
+        jax.eval_shape(scanned.init, KEY, batch)
+    )
+    jax.tree.map(np.testing.assert_array_equal, unstack_layers(stack_layers(after)), after)
+    np.testing.assert_allclose(metrics.loss.compute(), stacked_metrics.loss.compute(), rtol=1e-6)
+    # Adam's first step is the gradient's sign: a gradient of rounding errors may have either.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), stack_layers(after), stacked_after
+    )
 
 
 def test_generation_without_a_prompt_starts_from_token_0():
