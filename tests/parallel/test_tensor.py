@@ -75,7 +75,7 @@ def test_heads_hidden_units_and_vocabulary_are_split():
                 size // part for size, part in zip(x.shape, x.sharding.shard_shape(x.shape))
             )
             expected = {
-                "token_embedding": (8, 1),
+                "token_embedding": (4, 2),
                 "position_embedding": (1, 2),
                 "qkv/kernel": (1, 1, 2, 4),
                 "attention_out/kernel": (1, 4, 2),
