@@ -100,6 +100,7 @@ def compile(flags, config, _) -> dict[str, Any]:
         config,
         flags.topology,
         what=flags.what,
+        slices=flags.slices,
         check=flags.check,
         find_batch=flags.find_batch,
         out=flags.out,
@@ -178,6 +179,7 @@ VERBS = {
         (
             CONFIG,
             Flag("topology", str, "v5e:2x2", "KIND:SHAPE of the slice: v5e:16x16, v5p:4x4x4, ..."),
+            Flag("slices", int, 1, "how many of that slice, joined by the data-centre network"),
             Flag("what", str, "train", "train, eval or generate"),
             Flag("check", bool, False, "exit with 2 when it does not fit"),
             Flag("find_batch", bool, False, "look for the largest batch size that fits"),

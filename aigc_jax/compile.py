@@ -10,20 +10,21 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from aigc_jax import flops, hlo, rng, topology
+from aigc_jax import flops, hlo, topology
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.files import write_json
 from aigc_jax.observe import say
 from aigc_jax.parallel.mesh import batch_shards
-from aigc_jax.parallel.sharding import batch_sharding, path_name, replicated
-from aigc_jax.tasks.task import Request
+from aigc_jax.parallel.sharding import path_name
+from aigc_jax.programs import PROGRAMS
+from aigc_jax.roofline import roofline
 from aigc_jax.topology import Topology, first_line
 
 
@@ -98,8 +99,8 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
     seconds = time.perf_counter() - begin
 
     chips, steps = len(target.devices), program.steps
-    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-        model_flops = flops.count(program.one, *program.one_args) / chips
+    written_flops = count_flops(experiment, what) / chips
+    model_flops = count_flops(without_remat(experiment), what) / chips
     work = hlo.analyse(compiled.as_text(), experiment.mesh)
     memory = compiled.memory_analysis()
     sizes = {
@@ -114,102 +115,41 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
         "fits": peak <= target.chip.hbm_bytes,
         "bytes_per_chip": {**sizes, "peak": peak, "memory": target.chip.hbm_bytes},
         "flops_per_chip": work.flops / steps,
+        "written_flops_per_chip": written_flops,
         "model_flops_per_chip": model_flops,
+        "memory_traffic_per_chip": work.memory_traffic / steps,
+        "compiler_bytes_accessed": compiled.cost_analysis().get("bytes accessed", 0.0) / steps,
         "collectives": [
-            {"kind": c.kind, "axes": c.axes, "count": c.count / steps, "bytes": c.bytes / steps}
+            {
+                "kind": c.kind,
+                "axes": c.axes,
+                "network": c.network,
+                "count": c.count / steps,
+                "bytes": c.bytes / steps,
+            }
             for c in work.collectives
         ],
-        "roofline": roofline(compiled, work, model_flops, target.chip, steps),
+        "roofline": roofline(work, model_flops, target.chip, steps),
         "compile_seconds": seconds,
     }
 
 
-# --- what is compiled ---
+def count_flops(experiment: Experiment, what: str) -> int:
+    """FLOPs of one step as it is written, over all devices."""
+    program = PROGRAMS[what](experiment)
+    with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
+        return flops.count(program.one, *program.one_args)
 
 
-class Program(NamedTuple):
-    """Something to compile, and the same as a plain function.
-
-    Attributes:
-        run: the jitted function and `args`, abstract and laid out, to lower it for.
-        one: what one of its `steps` does, and its arguments, to count FLOPs in.
-        batch_size: examples (or samples) of a step.
-    """
-
-    run: Any
-    args: tuple
-    one: Callable
-    one_args: tuple
-    batch_size: int
-    steps: int = 1
-
-
-def train_program(experiment: Experiment) -> Program:
-    """What `train` calls: one or several steps; of data on the devices it is fed the indices."""
-    data, steps = experiment.config.data, experiment.config.train.steps_per_call
-    spec = {"index": ((), np.int32)} if experiment.is_resident else experiment.data.spec
-    sharding = batch_sharding(experiment.mesh, leading=1)
-    feed = {
-        name: jax.ShapeDtypeStruct((steps, data.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in spec.items()
-    }
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), feed)
-    whole, resident = replicated(experiment.mesh), {}
-    if experiment.is_resident:
-        resident = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
-            for name, x in experiment.data.arrays.items()
-        }
-    state = experiment.abstract_state
-    return Program(
-        experiment.compile_train(),
-        (state, feed, resident),
-        experiment.train_step,
-        (state, one, resident),
-        data.batch_size,
-        steps,
-    )
-
-
-def eval_program(experiment: Experiment) -> Program:
-    """What `evaluate` calls for each batch of held-out examples."""
-    if experiment.eval_data is None:
-        raise UserError("config.data.eval_split is empty: there is no evaluation to compile")
-    size = experiment.config.data.eval_batch_size
-    spec = {**experiment.eval_data.spec, "mask": ((), np.float32), "number": ((), np.int32)}
-    sharding, whole = batch_sharding(experiment.mesh), replicated(experiment.mesh)
-    feed = {
-        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in spec.items()
-    }
-    args = (experiment.abstract_state, feed, {})
-    total = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(experiment.eval_step, *args),
-    )
-    run_args = (experiment.abstract_state, total, feed, {})
-    return Program(experiment.compile_eval(), run_args, experiment.eval_step, args, size)
-
-
-def generate_program(experiment: Experiment) -> Program:
-    """What `generate` calls unless it is told otherwise: 100 images, or a text of 500 tokens."""
-    request = Request(num=1 if experiment.data.kind == "text" else 100)
-    key = jax.eval_shape(lambda: rng.stream_key(0, "generate"))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(experiment.mesh))
-
-    def generate(state, key):
-        return experiment.task.generate(state, key, request)
-
-    return Program(
-        experiment.compile_generate(request),
-        (experiment.abstract_state, key, None),
-        generate,
-        (experiment.abstract_state, key),
-        request.num,
-    )
-
-
-PROGRAMS = {"train": train_program, "eval": eval_program, "generate": generate_program}
+def without_remat(experiment: Experiment) -> Experiment:
+    """The same experiment, but that its backward pass computes nothing again."""
+    config = experiment.config.copy_and_resolve_references()
+    if config.model.get("remat", "none") == "none":
+        return experiment
+    config.model.remat = "none"
+    without = Experiment(config, data=experiment.data, devices=list(experiment.mesh.devices.flat))
+    without.eval_data = experiment.eval_data
+    return without
 
 
 # --- does it fit ---
@@ -321,31 +261,6 @@ def describe_state(state: Any, num: int = 8) -> dict[str, Any]:
     return {"bytes": whole, "bytes_per_chip": share, "largest": params[:num]}
 
 
-def roofline(
-    compiled: Any, work: hlo.Program, model_flops: float, chip: flops.Chip, steps: int
-) -> dict[str, Any]:
-    """The least time that each resource needs, and the MFU that the slowest of them allows.
-
-    `memory` takes the compiler's byte count, one read and write per operand of a fusion: an upper
-    bound on traffic, so its time is one too.
-    """
-    cost = compiled.cost_analysis()
-    accessed = cost.get("bytes accessed", 0.0) / steps
-    sent = sum(c.sent for c in work.collectives) / steps
-    times = {
-        "compute": work.flops / steps / chip.bfloat16,
-        "memory": accessed / chip.hbm_bandwidth,
-        "interconnect": sent / chip.ici_bandwidth,
-    }
-    slowest = max(times, key=times.__getitem__)
-    return {
-        "seconds": times,
-        "slowest": slowest,
-        "mfu_at_most": model_flops / chip.bfloat16 / times[slowest] if times[slowest] else 0.0,
-        "peaks": "published: see aigc_jax/flops.py",
-    }
-
-
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
     head = (
@@ -357,19 +272,30 @@ def table(report: dict[str, Any]) -> str:
     if "bytes_per_chip" not in report:
         return f"{head}\n{fitting(report)}"
     size, times = report["bytes_per_chip"], report["roofline"]["seconds"]
+    done, written, model = (
+        max(report[key], 1)
+        for key in ("flops_per_chip", "written_flops_per_chip", "model_flops_per_chip")
+    )
     lines = [
         f"{head}, compiled in {report['compile_seconds']:.1f} s",
         f"memory per chip: peak {size['peak'] / 2**20:,.1f} MiB of {size['memory'] / 2**20:,.0f} "
         f"({'fits' if report['fits'] else 'DOES NOT FIT'}); arguments "
         f"{size['arguments'] / 2**20:,.1f}, temporaries {size['temporaries'] / 2**20:,.1f}",
-        f"FLOPs per chip: {report['flops_per_chip']:,.0f} "
-        f"({report['flops_per_chip'] / max(report['model_flops_per_chip'], 1):.3f} of the model's)",
+        f"FLOPs per chip: {report['flops_per_chip']:,.0f}, {done / written:.3f} of what is written "
+        f"and {done / model:.3f} of the model's (without remat)",
+        f"memory traffic per chip: {report['memory_traffic_per_chip'] / 2**20:,.1f} MiB (the "
+        f"compiler's bytes accessed: {report['compiler_bytes_accessed'] / 2**20:,.1f})",
         *(
-            f"{c['kind']:20} over {'x'.join(c['axes']) or '-':12} {c['count']:5.0f} times "
+            f"{c['kind']:20} over {'x'.join(c['axes']):12} {c['count']:7,.0f} times "
             f"{c['bytes'] / 2**20:12,.2f} MiB"
+            f"{' between slices' if c['network'] == 'dcn' else ''}"
             for c in report["collectives"]
         ),
-        "least time: " + ", ".join(f"{k} {1e6 * v:,.1f} us" for k, v in times.items()),
+        "least time: "
+        + ", ".join(
+            f"{name} {'unknown' if seconds is None else format(1e6 * seconds, ',.1f') + ' us'}"
+            for name, seconds in times.items()
+        ),
         f"MFU at most {report['roofline']['mfu_at_most']:.1%} (bound by "
         f"{report['roofline']['slowest']})",
     ]

@@ -98,6 +98,8 @@ class Chip(NamedTuple):
         hbm_bandwidth: bytes/s.
         ici_bandwidth: bytes/s that a chip can send to its neighbours, over all its links.
         ici_links: neighbours in a torus.
+        dcn_bandwidth: bytes/s that a chip can send to other slices, its share of the hosts'
+            network; None where none is published.
     """
 
     bfloat16: float
@@ -105,17 +107,20 @@ class Chip(NamedTuple):
     hbm_bandwidth: float
     ici_bandwidth: float
     ici_links: int
+    dcn_bandwidth: float | None
 
 
 GiB = 2**30
 # Keys are the start of a topology's name. Peaks, memory and its bandwidth:
 # https://cloud.google.com/tpu/docs/v4 (and v5e, v5p, v6e). Interconnect: the same pages (v5e 400,
 # v5p 1200, v6e 800 GB/s in both directions); v4: six links of 50 GB/s, Jouppi et al. 2023, table 4.
+# Data-centre network: the same pages, for a pod of 256 chips 6.4 (v5e) and 25.6 Tbit/s (v6e), for a
+# chip 50 Gbit/s (v5p).
 CHIPS = {
-    "v4": Chip(275e12, 32 * GiB, 1200e9, 300e9, 6),
-    "v5e": Chip(197e12, 16 * GiB, 819e9, 200e9, 4),
-    "v5p": Chip(459e12, 95 * GiB, 2765e9, 600e9, 6),
-    "v6e": Chip(918e12, 32 * GiB, 1638e9, 400e9, 4),
+    "v4": Chip(275e12, 32 * GiB, 1200e9, 300e9, 6, None),
+    "v5e": Chip(197e12, 16 * GiB, 819e9, 200e9, 4, 3.125e9),
+    "v5p": Chip(459e12, 95 * GiB, 2765e9, 600e9, 6, 6.25e9),
+    "v6e": Chip(918e12, 32 * GiB, 1638e9, 400e9, 4, 12.5e9),
 }
 
 # Dense peaks by `device.device_kind` and dtype. float32 is what a float32 matmul gets at JAX's

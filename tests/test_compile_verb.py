@@ -111,6 +111,7 @@ def test_what_does_not_fit_is_reported_and_with_check_refused(tmp_path, capsys):
     ("flags", "message"),
     [
         ([], "--config=FILE is missing"),
+        (["--slices=0"], "at least one slice"),
         (["--out=/proc/there/report"], "cannot write --out"),
     ],
 )

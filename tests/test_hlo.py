@@ -12,7 +12,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax import flops, topology
-from aigc_jax.hlo import Collective, Program, analyse
+from aigc_jax.hlo import Collective, analyse
+from aigc_jax.hlo.text import Module, memory_bytes
 
 AUTO = (AxisType.Auto,) * 2
 
@@ -81,7 +82,8 @@ def test_fsdp_gathers_each_kernel_over_fsdp_and_reduces_each_gradient_over_data(
 
 def test_replicated_work_shows_as_flops_above_the_share(mesh):
     text = compiled_text(jnp.dot, mesh, ((8, 16), ()), ((16, 4), ()))
-    assert analyse(text, mesh) == Program(2 * 8 * 16 * 4, [])
+    program = analyse(text, mesh)
+    assert (program.flops, program.collectives) == (2 * 8 * 16 * 4, [])
 
 
 SIZE = 8 * 16 * 4  # bytes of one device's part of a float32 (64, 16) array
@@ -233,7 +235,71 @@ def test_a_tpus_fused_collectives_are_told_for_what_they_are():
     size = 64 * 32 * 2
     gathered = Collective("all-gather", ("fsdp",), 4, count=1, bytes=size)
     scattered = Collective("reduce-scatter", ("fsdp",), 4, count=1, bytes=size)
-    assert analyse(TPU, MESH) == Program(2 * 4 * 2 * 8 * 16, [gathered, scattered])
+    program = analyse(TPU, MESH)
+    assert program.flops == 2 * 4 * 2 * 8 * 16
+    assert program.collectives == [gathered, scattered]
+
+
+# A stack of three kernels of which each trip of a loop reads one, and an array that is updated row
+# by row in place, for a TPU, whose arrays are padded to tiles. S(1) is the chip's own memory.
+TRAFFIC = """\
+%slice_and_multiply (w: f32[3,64,128], i: s32[], x: f32[64,128]) -> f32[64,128] {
+  %w = f32[3,64,128]{2,1,0:T(8,128)} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  %x = f32[64,128]{1,0:T(8,128)} parameter(2)
+  %zero = s32[]{:T(128)} constant(0)
+  %s = f32[1,64,128]{2,1,0:T(8,128)} dynamic-slice(%w, %i, %zero, %zero), \\
+dynamic_slice_sizes={1,64,128}
+  %b = f32[64,128]{1,0:T(8,128)} bitcast(%s)
+  ROOT %y = f32[64,128]{1,0:T(8,128)} multiply(%x, %b)
+}
+
+%update (a: bf16[3,8,200], i: s32[]) -> bf16[3,8,200] {
+  %a = bf16[3,8,200]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %i = s32[]{:T(128)} parameter(1)
+  %one = bf16[]{:T(256)} constant(1)
+  %row = bf16[1,8,200]{2,1,0:T(8,128)(2,1)} broadcast(%one), dimensions={}
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %u = bf16[3,8,200]{2,1,0:T(8,128)(2,1)} dynamic-update-slice(%a, %row, %i, %zero, %zero)
+}
+
+%body (c: (s32[], f32[64,128], f32[3,64,128], bf16[3,8,200])) -> (s32[], f32[64,128], \
+f32[3,64,128], bf16[3,8,200]) {
+  %c = (s32[]{:T(128)S(6)}, f32[64,128]{1,0:T(8,128)S(1)}, f32[3,64,128]{2,1,0:T(8,128)}, \
+bf16[3,8,200]{2,1,0:T(8,128)(2,1)}) parameter(0)
+  %i = s32[]{:T(128)S(6)} get-tuple-element(%c), index=0
+  %x = f32[64,128]{1,0:T(8,128)S(1)} get-tuple-element(%c), index=1
+  %w = f32[3,64,128]{2,1,0:T(8,128)} get-tuple-element(%c), index=2
+  %a = bf16[3,8,200]{2,1,0:T(8,128)(2,1)} get-tuple-element(%c), index=3
+  %y = f32[64,128]{1,0:T(8,128)S(1)} fusion(%w, %i, %x), kind=kLoop, calls=%slice_and_multiply
+  %u = bf16[3,8,200]{2,1,0:T(8,128)(2,1)} fusion(%a, %i), kind=kLoop, calls=%update
+  ROOT %out = (s32[]{:T(128)S(6)}, f32[64,128]{1,0:T(8,128)S(1)}, f32[3,64,128]{2,1,0:T(8,128)}, \
+bf16[3,8,200]{2,1,0:T(8,128)(2,1)}) tuple(%i, %y, %w, %u)
+}
+
+ENTRY %main (x: f32[64,128], w: f32[3,64,128], a: bf16[3,8,200]) -> f32[64,128] {
+  %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %w = f32[3,64,128]{2,1,0:T(8,128)} parameter(1)
+  %a = bf16[3,8,200]{2,1,0:T(8,128)(2,1)} parameter(2)
+  %zero = s32[]{:T(128)S(6)} constant(0)
+  %start = (f32[64,128]{1,0:T(8,128)S(1)}, f32[64,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %near = f32[64,128]{1,0:T(8,128)S(1)} copy-done(%start)
+  %c = (s32[]{:T(128)S(6)}, f32[64,128]{1,0:T(8,128)S(1)}, f32[3,64,128]{2,1,0:T(8,128)}, \
+bf16[3,8,200]{2,1,0:T(8,128)(2,1)}) tuple(%zero, %near, %w, %a)
+  %loop = (s32[]{:T(128)S(6)}, f32[64,128]{1,0:T(8,128)S(1)}, f32[3,64,128]{2,1,0:T(8,128)}, \
+bf16[3,8,200]{2,1,0:T(8,128)(2,1)}) while(%c), condition=%less, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %last = f32[64,128]{1,0:T(8,128)S(1)} get-tuple-element(%loop), index=1
+  ROOT %out = f32[64,128]{1,0:T(8,128)} copy(%last)
+}
+"""
+
+
+def test_memory_traffic_is_what_crosses_to_and_from_main_memory():
+    tile = 64 * 128 * 4
+    row = 8 * 256 * 2  # 200 columns are padded to two tiles of 128
+    # x is read once and written once, each kernel is read once, each row is written once.
+    assert analyse(TRAFFIC, MESH).memory_traffic == 2 * tile + 3 * tile + 3 * row
 
 
 LOOP = """
@@ -318,3 +384,72 @@ def test_tpu_program_of_an_fsdp_step_has_the_model_flops():
         assert program.flops * mesh.size == flops.count(scanned_mlp, *shapes(*args))
     assert all(c.axes in {("fsdp",), ("data",), ("data", "fsdp")} for c in program.collectives)
     assert any(c.kind == "all-gather" and c.axes == ("fsdp",) for c in program.collectives)
+
+
+TRAFFIC_OF = {
+    "elementwise": (lambda x: jnp.tanh(x) + 1, [(4096, 4096)], 2 * 4096 * 4096),
+    "matmul": (jnp.dot, [(2048, 8192), (8192, 2048)], 2 * 2048 * 8192 + 2048 * 2048),
+    "slice": (lambda x: x[:1024] * 2, [(8192, 4096)], 2 * 1024 * 4096),
+    "scan": (
+        lambda x, ws: lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, ws)[0],
+        [(8192, 1024), (6, 1024, 1024)],
+        (2 * 8192 + 6 * 1024) * 1024,  # between the layers it stays on the chip
+    ),
+    "stack": (
+        lambda x: lax.scan(lambda c, _: (c + 1, c), x, length=5)[1],
+        [(4096, 4096)],
+        (1 + 5) * 4096 * 4096,  # in place, a part of the stack at a time
+    ),
+}
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize("program", TRAFFIC_OF)
+def test_memory_traffic_of_small_tpu_programs_is_that_of_arithmetic(program):
+    fn, args, numbers = TRAFFIC_OF[program]
+    mesh = Mesh(np.array(topology.describe("v5e:2x2").devices[:1]), ("data",))
+    text = compiled_text(fn, mesh, *((shape, ()) for shape in args))
+    assert analyse(text, mesh).memory_traffic == pytest.approx(4 * numbers, rel=0.01)
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_padded_bytes_of_the_arguments_are_those_the_compiler_allots():
+    mesh = Mesh(np.array(topology.describe("v5e:2x2").devices[:1]), ("data",))
+    shapes = [(3,), (7, 200), (5, 3, 130), (4, 32, 32), (2, 1, 129), ()]
+    dtypes = [jnp.float32, jnp.bfloat16, jnp.int8, jnp.float32, jnp.uint16, jnp.int32]
+    structs = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P()))
+        for shape, dtype in zip(shapes, dtypes)
+    ]
+    compiled = jax.jit(lambda *args: [x + 1 for x in args]).lower(*structs).compile()
+    entry = Module(compiled.as_text(), lambda _: 0).entry
+    padded = [memory_bytes(i.shape) for i in entry.values() if i.opcode == "parameter"]
+    assert len(padded) == len(shapes)
+    assert sum(padded) == compiled.memory_analysis().argument_size_in_bytes
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_what_crosses_slices_is_told_apart():
+    devices = np.array(topology.describe("v5e:2x2", slices=2).devices).reshape(2, 4)
+    devices = devices[:, [0, 3, 1, 2]].reshape(2, 2, 2)  # ids do not run with the mesh
+    mesh = Mesh(devices, ("slice", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3)
+
+    def exchange(x):
+        x = lax.psum(x, "slice")
+        x = lax.psum(x, "data")
+        return lax.all_gather(x, "fsdp", tiled=True) + lax.all_to_all(x, "slice", 1, 1).sum()
+
+    split = P(("slice", "data", "fsdp"))
+    fn = jax.shard_map(exchange, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
+    struct = jax.ShapeDtypeStruct((1024, 2), jnp.float32, sharding=NamedSharding(mesh, split))
+    found = analyse(jax.jit(fn).lower(struct).compile().as_text(), mesh).collectives
+    assert {(c.kind, c.axes, c.group_size, c.network) for c in found} >= {
+        ("all-gather", ("fsdp",), 2, "ici"),
+        ("all-reduce", ("slice",), 2, "dcn"),
+        ("all-reduce", ("data",), 2, "ici"),
+        ("all-to-all", ("slice",), 2, "dcn"),
+    }
+    assert all((c.network == "dcn") == ("slice" in c.axes) for c in found)
