@@ -1,6 +1,7 @@
 """Runs that the tests share: smoke configs, a few steps of each family, comparisons."""
 
 import functools
+import socket
 from pathlib import Path
 
 import jax
@@ -55,3 +56,9 @@ def assert_same(a, b):
 
 def assert_close(a, b, rtol, atol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

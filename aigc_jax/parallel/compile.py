@@ -56,7 +56,7 @@ def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Call
         )
 
     def pmap():
-        return jax.pmap(
+        mapped = jax.pmap(
             partial(run, axis=AXIS),
             axis_name=AXIS,
             in_axes=(None, 0, None),
@@ -64,6 +64,18 @@ def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Call
             donate_argnums=0,
             devices=list(mesh.devices.flat),
         )
+        if jax.process_count() == 1:
+            return mapped
+
+        def to_all(x):  # pmap's result knows of this process's devices only
+            parts = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, replicated(mesh), parts)
+
+        def run_on_all(state, feeds, resident):
+            state, metrics = mapped(state, feeds, resident)
+            return jax.tree.map(to_all, state), metrics
+
+        return run_on_all
 
     return lookup({"jit": jit, "pmap": pmap}, mode, "config.parallel.mode")()
 

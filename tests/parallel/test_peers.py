@@ -1,10 +1,10 @@
 """Who has not come and who has died is said by name, and all end with a code that tells which."""
 
-import socket
 import subprocess
 import sys
 
 import pytest
+from runs import free_port
 
 BODY = """
 import os, sys, time
@@ -19,12 +19,6 @@ except UserError as error:
     sys.exit(2)
 peers.watch()
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def run(what: str, ids, num: int, timeout: float = 30.0) -> list[tuple[int, str]]:
