@@ -100,7 +100,7 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
 
     chips, steps = len(target.devices), program.steps
     written_flops = count_flops(experiment, what) / chips
-    model_flops = count_flops(without_remat(experiment), what) / chips
+    model_flops = count_flops(experiment, what, needed=True) / chips
     work = hlo.analyse(compiled.as_text(), experiment.mesh)
     memory = compiled.memory_analysis()
     sizes = {
@@ -134,11 +134,12 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
     }
 
 
-def count_flops(experiment: Experiment, what: str) -> int:
-    """FLOPs of one step as it is written, over all devices."""
-    program = PROGRAMS[what](experiment)
+def count_flops(experiment: Experiment, what: str, needed: bool = False) -> int:
+    """FLOPs of one step over all devices: as it is written, or what is `needed` of it, without
+    rematerialisation by the model or in kernels."""
+    program = PROGRAMS[what](without_remat(experiment) if needed else experiment)
     with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
-        return flops.count(program.one, *program.one_args)
+        return flops.count(program.one, *program.one_args, needed=needed)
 
 
 def without_remat(experiment: Experiment) -> Experiment:

@@ -17,7 +17,7 @@ from jax.interpreters import partial_eval
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def count(fn: Callable, *args: Any) -> int:
+def count(fn: Callable, *args: Any, needed: bool = False) -> int:
     """FLOPs of `fn(*args)` over all devices, read off its jaxpr: nothing is compiled or run.
 
     `count(task.train_step, state, batch, key)` is the model FLOPs of a training step. As a compiler
@@ -35,18 +35,57 @@ def count(fn: Callable, *args: Any) -> int:
       accelerator would run;
     - remat: what it computes again counts, so this is more than the model FLOPs of MFU. Count the
       same model without remat for those;
-    - shard_map and pmap: the body on one device times the devices.
+    - shard_map and pmap: the body on one device times the devices;
+    - a Pallas kernel: see `kernel_flops`.
 
     Args:
         fn: what to count.
         *args: its arguments, as arrays or `jax.ShapeDtypeStruct`s.
+        needed: leave out what kernels compute for a second time.
 
     Raises:
-        ValueError: there are FLOPs in a while loop, whose trip count is unknown, or in a kernel.
+        ValueError: there are FLOPs in a while loop, whose trip count is unknown, or in a kernel
+            that `kernel_flops` does not know.
     """
     jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    return _count_scope(jaxpr)
+    return _count_scope(jaxpr, needed)
+
+
+# Kernels by the start of their names: how many products of the scores' shape each computes, and how
+# many of those no other kernel does. Backward, both kernels compute the scores and the gradient of
+# the weights; from these one makes the gradients of keys and values and the other the queries'.
+_KERNELS = {"splash_mha_fwd": (2, 2), "splash_mha_dkv": (4, 3), "splash_mha_dq": (3, 1)}
+
+
+def kernel_flops(
+    name: str, masks: list[tuple[int, ...]], arrays: list[tuple[int, ...]], needed: bool = False
+) -> int:
+    """FLOPs of one call of JAX's splash attention with a causal mask (`aigc_jax.ops.attention`).
+
+    The scores are computed in blocks and only blocks with something to see, so of n x n blocks the
+    n (n + 1) / 2 on and below the diagonal: a little more than the causal half, T^2 / 2. Each of a
+    kernel's products has 2 x batch x heads x T^2 x head_dim x (n + 1) / 2n FLOPs: two forward, four
+    and three backward. Of these nine, six are needed, as without a kernel; the other three are the
+    scores twice and the gradient of the weights once, computed again to save memory.
+
+    Args:
+        name: of the kernel, as in a jaxpr's `pallas_call` or the name of an HLO `custom-call`.
+        masks: shapes of its integer operands, the first `[..., n, n]`.
+        arrays: shapes of the others, the first two `[..., T, head_dim]`, the queries and the keys.
+        needed: leave out what is computed again.
+
+    Raises:
+        ValueError: the kernel is another one.
+    """
+    for start, products in _KERNELS.items():
+        if name.startswith(start):
+            blocks = masks[0][-1]
+            whole = 2 * products[needed] * math.prod(arrays[0]) * arrays[1][-2]
+            return whole * (blocks + 1) // (2 * blocks)
+    raise ValueError(
+        f"cannot count the FLOPs of the kernel {name}; known: {', '.join(_KERNELS)} (flops.py)"
+    )
 
 
 def transformer_training(
@@ -186,15 +225,15 @@ def measured_peak(dtype: str, size: int = 2048, repeats: int = 5) -> float:
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call")
 
 
-def _count_scope(jaxpr: Jaxpr) -> int:
+def _count_scope(jaxpr: Jaxpr, needed: bool) -> int:
     """FLOPs of a jaxpr whose equations are compared with each other and with no others."""
     inputs: list[Hashable] = [("input", i) for i in range(len(jaxpr.invars))]
-    flops, _ = _count_equations(jaxpr, inputs, {})
+    flops, _ = _count_equations(jaxpr, inputs, {}, needed)
     return flops
 
 
 def _count_equations(
-    jaxpr: Jaxpr, inputs: list[Hashable], seen: dict[Hashable, int]
+    jaxpr: Jaxpr, inputs: list[Hashable], seen: dict[Hashable, int], needed: bool
 ) -> tuple[int, list[Hashable]]:
     """FLOPs of the equations that are not in `seen`, and names of the outputs' values.
 
@@ -216,13 +255,13 @@ def _count_equations(
         if body is not None:
             # The index of a platform's branch is no argument of the branch.
             operands = operands[len(operands) - len(body.invars) :]
-            body_flops, results = _count_equations(body, operands, seen)
+            body_flops, results = _count_equations(body, operands, seen, needed)
             flops += body_flops
         else:
             key = _key(eqn, operands)
             if key not in seen:
                 seen[key] = len(seen)
-                flops += _count_equation(eqn)
+                flops += _count_equation(eqn, needed)
             results = [(seen[key], i) for i in range(len(eqn.outvars))]
         names.update(zip(eqn.outvars, results))
     return flops, [name(atom) for atom in jaxpr.outvars]
@@ -249,9 +288,14 @@ def _key(eqn: JaxprEqn, operands: list[Hashable]) -> Hashable:
     return object() if eqn.effects or "prevent_cse" in eqn.params else key
 
 
-def _count_equation(eqn: JaxprEqn) -> int:
+def _count_equation(eqn: JaxprEqn, needed: bool) -> int:
     params = eqn.params
-    bodies = [_count_scope(body) for body in _bodies(params)]
+    if eqn.primitive.name == "pallas_call":
+        avals = [var.aval for var in eqn.invars]
+        masks = [x.shape for x in avals if jnp.issubdtype(x.dtype, jnp.integer)]
+        arrays = [x.shape for x in avals if jnp.issubdtype(x.dtype, jnp.floating)]
+        return kernel_flops(params["name"], masks, arrays, needed)
+    bodies = [_count_scope(body, needed) for body in _bodies(params)]
     match eqn.primitive.name:
         case "dot_general":
             return _count_dot(eqn)
@@ -264,10 +308,10 @@ def _count_equation(eqn: JaxprEqn) -> int:
         case "shard_map":
             axes = params.get("newly_manual_axes", params["mesh"].axis_names)
             return math.prod(params["mesh"].shape[axis] for axis in axes) * sum(bodies)
-        case "while" | "pallas_call" if any(bodies):
+        case "while" if any(bodies):
             raise ValueError(
-                f"cannot count the FLOPs of {eqn.primitive.name}: how often its body runs is not "
-                "known; use lax.scan or lax.fori_loop with static bounds"
+                "cannot count the FLOPs of while: how often its body runs is not known; use "
+                "lax.scan or lax.fori_loop with static bounds"
             )
     return sum(bodies)
 

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from aigc_jax import flops, topology
 from aigc_jax.hlo import Collective, analyse
 from aigc_jax.hlo.text import Module, memory_bytes
+from aigc_jax.ops.attention import splash_attention
 
 AUTO = (AxisType.Auto,) * 2
 
@@ -453,3 +454,28 @@ def test_what_crosses_slices_is_told_apart():
         ("all-to-all", ("slice",), 2, "dcn"),
     }
     assert all((c.network == "dcn") == ("slice" in c.axes) for c in found)
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+@pytest.mark.parametrize("block", [128, 256])
+def test_attention_kernels_count_in_the_program_as_in_the_jaxpr(block):
+    """Six of nine products of the scores' shape are needed; three are computed again."""
+    mesh = Mesh(np.array(topology.describe("v5e:2x2").devices[:1]), ("data",))
+    batch, length, heads, head_dim = 2, 512, 3, 64
+
+    def loss(q, k, v):
+        return jnp.sum(splash_attention(q, k, v, block=block).astype(jnp.float32) ** 2)
+
+    struct = jax.ShapeDtypeStruct(
+        (batch, length, heads, head_dim), jnp.bfloat16, sharding=NamedSharding(mesh, P())
+    )
+    step = jax.grad(loss, argnums=(0, 1, 2))
+    blocks = length // block
+    product = 2 * batch * heads * head_dim * block**2 * (blocks * (blocks + 1) // 2)
+    outputs = 2 * batch * length * heads * head_dim  # times their gradients: beside the kernels
+    with jax.set_mesh(mesh):
+        assert flops.count(step, *[struct] * 3) == 9 * product + outputs
+        assert flops.count(step, *[struct] * 3, needed=True) == 6 * product + outputs
+        text = jax.jit(step).lower(*[struct] * 3).compile().as_text()
+    assert analyse(text, mesh).flops == 9 * product

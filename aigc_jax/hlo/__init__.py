@@ -19,7 +19,7 @@ class Program:
     """What one device does in one call.
 
     Attributes:
-        flops: two for each product in matrix multiplications and convolutions, as in
+        flops: two for each product in matrix multiplications, convolutions and kernels, as in
             `aigc_jax.flops.count`.
         memory_traffic: bytes read from and written to the device's main memory, see
             `traffic.memory_traffic`.

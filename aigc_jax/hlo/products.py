@@ -5,11 +5,13 @@ import re
 
 import numpy as np
 
+from aigc_jax.flops import kernel_flops
 from aigc_jax.hlo.text import Instruction, dims
 
 
 def instruction_flops(instruction: Instruction) -> int:
-    """Two for each product of a matrix multiplication or a convolution."""
+    """Two for each product of a matrix multiplication, a convolution, or a kernel that
+    `aigc_jax.flops.kernel_flops` knows."""
     if instruction.opcode == "dot":
         lhs = dims(instruction.operands[0].shape)
         contracted = instruction.attribute(r"lhs_contracting_dims=\{([\d,]*)\}")
@@ -17,6 +19,11 @@ def instruction_flops(instruction: Instruction) -> int:
         return 2 * math.prod(dims(instruction.shape)) * contraction
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction)
+    if 'custom_call_target="tpu_custom_call"' in instruction.attributes:
+        shapes = [operand.shape for operand in instruction.operands]
+        masks = [tuple(dims(shape)) for shape in shapes if re.match("[su]", shape)]
+        arrays = [tuple(dims(shape)) for shape in shapes if re.match("b?f", shape)]
+        return kernel_flops(instruction.name, masks, arrays)
     return 0
 
 

@@ -80,7 +80,7 @@ class Module:
                     computation.name = match[2]
                     if match[1]:
                         self.entry = computation
-            elif line.startswith("}"):
+            elif re.match(r"\}(?:$|, \w)", line):  # an attribute of a kernel may end with "}}, ..."
                 computation = None
             else:
                 _parse(line, computation)
