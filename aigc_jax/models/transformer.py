@@ -242,9 +242,9 @@ class Block(nn.Module):
         # Over the mesh axis `tensor` heads and the MLP's hidden units are split, so that attention
         # and MLP each end in one sum over the devices (Shoeybi et al. 2019).
         h = layer_norm(self.use_bias, self.dtype, "attention_norm")(x)
+        heads = (batch, length, self.num_heads, embed_dim // self.num_heads)
         qkv = QKV(self.use_bias, self.dtype, name="qkv")(h.reshape(-1, embed_dim))
-        qkv = qkv.reshape(3, batch, length, self.num_heads, embed_dim // self.num_heads)
-        query, key, value = (split_batch(part, tensor_axis=2) for part in qkv)
+        query, key, value = (split_batch(part.reshape(heads), tensor_axis=2) for part in qkv)
         if cache is not None:
             cache = KVCache(
                 jax.lax.dynamic_update_slice_in_dim(cache.keys, key, position, axis=1),
@@ -288,7 +288,7 @@ class Dense(nn.Module):
 
 
 class QKV(nn.Module):
-    """Queries, keys and values of all heads, one product.
+    """Queries, keys and values of all heads.
 
     The kernel is `[3, embed, embed]`, a head's columns beside each other: its last two axes are
     large, so that a TPU does not pad them, and the last splits by heads.
@@ -298,7 +298,7 @@ class QKV(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows embed"]) -> Float[Array, "3 rows embed"]:
+    def __call__(self, x: Float[Array, "rows embed"]) -> list[Float[Array, "rows embed"]]:
         """The three, in the order of the name."""
         width = x.shape[-1]
 
@@ -306,12 +306,13 @@ class QKV(nn.Module):
             kernel = nn.initializers.normal(0.02)(key, (width, 3 * width))
             return kernel.reshape(width, 3, width).swapaxes(0, 1)
 
-        kernel = whole(self.param("kernel", init, (3, width, width)).astype(self.dtype), 2)
-        out = jnp.einsum("nc,kcf->knf", x.astype(self.dtype), kernel)
+        kernel = whole(self.param("kernel", init, (3, width, width)).astype(self.dtype), -1)
+        # Three products: of one, XLA's CPU backend would transpose the kernel at every step.
+        parts = [x.astype(self.dtype) @ kernel[i] for i in range(3)]
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (3, width))
-            out += bias[:, None].astype(self.dtype)
-        return out
+            bias = self.param("bias", nn.initializers.zeros, (3, width)).astype(self.dtype)
+            parts = [part + bias[i] for i, part in enumerate(parts)]
+        return parts
 
 
 def check_heads(num_heads: int) -> None:
