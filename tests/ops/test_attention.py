@@ -1,13 +1,16 @@
 """The attention kernel against the plain path, on simulated devices in the kernel's interpreter."""
 
 import dataclasses
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from aigc_jax import topology
+from aigc_jax.hlo import analyse
 from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
 
 LENGTH, HEADS, HEAD_DIM = 256, 2, 16
@@ -76,3 +79,29 @@ def test_the_kernel_is_for_tpus_and_whole_tiles():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_output_keeps_the_dtype(dtype):
     assert jax.eval_shape(kernel, *qkv(1, dtype)).dtype == dtype
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_on_a_tpu_no_scores_reach_memory_and_masked_blocks_are_skipped():
+    mesh = Mesh(
+        np.array(topology.describe("v5e:2x2").devices).reshape(2, 1, 2),
+        ("data", "fsdp", "tensor"),
+        axis_types=(AxisType.Auto,) * 3,
+    )
+    batch, length, heads, head_dim = 4, 2048, 4, 64
+    spec = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
+    shape = jax.ShapeDtypeStruct((batch, length, heads, head_dim), jnp.bfloat16, sharding=spec)
+
+    def loss(*operands):
+        assert splash_applies(operands[0])
+        return splash_attention(*operands).astype(jnp.float32).sum()
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*(shape,) * 3).compile()
+    product = 2 * (batch // 2) * (heads // 2) * length**2 * head_dim
+    blocks = length // 512
+    expected = 9 * product * (blocks + 1) // (2 * blocks)
+    assert analyse(compiled.as_text(), mesh).flops == expected
+    scores = 4 * (batch // 2) * (heads // 2) * length**2
+    assert compiled.memory_analysis().temp_size_in_bytes < scores / 2
