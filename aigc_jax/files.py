@@ -1,12 +1,27 @@
 """Files of a work directory. A run may be killed while it writes them, so they are whole or not
 there, and a file of lines is cut at a line."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from aigc_jax.errors import UserError
+
 _BLOCK = 1 << 16
+
+
+@contextlib.contextmanager
+def writing(workdir: Path):
+    """A full disk or one that is read-only is something that the user can mend: a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir}: {error.strerror}; mend that and give the same command: "
+            "the run goes on from its newest checkpoint"
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.files import open_lines, read_lines
+from aigc_jax.files import open_lines, read_lines, writing
 
 NOT_TRAINING = ("start", "compile", "evaluation", "sample", "checkpoint")
 _FILE = "goodput.jsonl"
@@ -82,8 +82,9 @@ class Clock:
         """Writes down what the time went into until `step`; nothing before `keep`."""
         if self._marks is not None:
             mark = {"start": self._start, "step": step, "seconds": self.seconds()}
-            self._marks.write(json.dumps(mark) + "\n")
-            self._marks.flush()
+            with writing(Path(self._marks.name).parent):
+                self._marks.write(json.dumps(mark) + "\n")
+                self._marks.flush()
 
     def close(self) -> None:
         """Lets go of the file."""

@@ -15,11 +15,12 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax.errors import UserError
-from aigc_jax.files import open_lines, read_lines
+from aigc_jax.files import open_lines, read_lines, writing
 from aigc_jax.goodput import Clock
 from aigc_jax.hosts import Hosts
 from aigc_jax.nonfinite import Guarded
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.tensorboard import Events
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 
@@ -34,21 +35,18 @@ class Writer:
     def __init__(self, workdir: Path, active: bool):
         self.workdir = workdir
         self.active = active
-        self._tensorboard = None
         if active:
-            from tensorboardX import SummaryWriter
-
-            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"))
-            self._jsonl = open_lines(workdir / "metrics.jsonl")
+            with writing(workdir):
+                self._events = Events(workdir / "tensorboard")
+                self._jsonl = open_lines(workdir / "metrics.jsonl")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """One line of `metrics.jsonl` and as many TensorBoard points."""
-        if not self.active:
-            return
-        self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
-        self._jsonl.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        if self.active:
+            with writing(self.workdir):
+                self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
+                self._jsonl.flush()
+                self._events.scalars(step, values)
 
     def last(self, name: str, step: int) -> float:
         """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
@@ -60,24 +58,28 @@ class Writer:
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture `[height, width, channels]`, uint8."""
         if self.active:
-            self._tensorboard.add_image(name, pixels, step, dataformats="HWC")
+            with writing(self.workdir):
+                self._events.image(step, name, pixels)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown as it is."""
         if self.active:
-            self._tensorboard.add_text(name, f"```\n{text}\n```", step)
+            with writing(self.workdir):
+                self._events.text(step, name, f"```\n{text}\n```")
 
     def flush(self) -> None:
         """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
         if self.active:
-            os.fsync(self._jsonl.fileno())
-            self._tensorboard.flush()
+            with writing(self.workdir):
+                os.fsync(self._jsonl.fileno())
+                self._events.flush()
 
     def close(self) -> None:
         """Flushes, and lets go of the files."""
         if self.active:
-            self._jsonl.close()
-            self._tensorboard.close()
+            with writing(self.workdir):
+                self._jsonl.close()
+                self._events.close()
 
 
 MAX_IN_A_ROW = 100  # steps left out before a run is given up: one bad batch is no divergence

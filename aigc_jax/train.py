@@ -154,11 +154,11 @@ def _train(
         finally:
             feeds.close()
             log.close()
-            writer.close()
             with clock("checkpoint"):
                 checkpoints.close()
             clock.mark(step)
             clock.close()
+            writer.close()
     say(f"time: {describe(clock.shares())}")
     if is_lead():
         write_report(workdir, {})

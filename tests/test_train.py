@@ -21,6 +21,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate, restore
 from aigc_jax.experiment import Experiment
 from aigc_jax.lock import Lock
+from aigc_jax.parallel.processes import StopSignal
 from aigc_jax.train import train
 
 TIMES = ("_per_second", "ms_per_step", "time/", "host/")
@@ -52,11 +53,12 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(Experiment, "train_feed", interrupted)
 
 
-def aigc(*args, devices=8, **kwargs) -> subprocess.Popen:
+def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:
+    """The command in a process of its own, or `code` with its arguments."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     return subprocess.Popen(
-        [sys.executable, "-m", "aigc_jax", *args],
+        [sys.executable, *(["-c", code] if code else ["-m", "aigc_jax"]), *args],
         cwd=ROOT,
         env=env,
         stdout=subprocess.PIPE,
@@ -158,6 +160,129 @@ def test_kill_at_a_random_moment(tmp_path):
     assert goodput["starts"] == 3
     assert 0 < goodput["goodput"] < 1 - goodput["share"]["restart"]
     assert goodput["share"]["restart"] > 0
+
+
+def sigterm_during(monkeypatch, moment: str) -> None:
+    """SIGTERM arrives in an evaluation, before a save begins, or while it is being written."""
+    if moment == "evaluation":
+        feed = Experiment.eval_feed
+
+        def interrupted(self, number):
+            if number == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return feed(self, number)
+
+        # The first use is a trace, when nobody listens for signals yet.
+        listening = StopSignal.__enter__
+
+        def listen(self):
+            monkeypatch.setattr(Experiment, "eval_feed", interrupted)
+            return listening(self)
+
+        monkeypatch.setattr(StopSignal, "__enter__", listen)
+        return
+    save = Checkpoints.save
+
+    def saved(self, *args):
+        if moment == "before a save":
+            signal.raise_signal(signal.SIGTERM)
+        save(self, *args)
+        if moment == "writing":
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", saved)
+
+
+@pytest.mark.parametrize("moment", ["evaluation", "before a save", "writing"])
+def test_sigterm_at_any_moment_loses_nothing(moment, undisturbed, tmp_path, monkeypatch):
+    config = make_config("vae")
+    with monkeypatch.context() as patch:
+        sigterm_during(patch, moment)
+        half = train(config, tmp_path / "run")
+    assert (half["step"], half["stopped"]) == (4, "SIGTERM")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == 4
+    assert train(config, tmp_path / "run")["step"] == 8
+    assert_same(final_state(config, undisturbed / "whole"), final_state(config, tmp_path / "run"))
+    assert metrics_by_step(undisturbed / "whole") == metrics_by_step(tmp_path / "run")
+
+
+SLOW_STEP = """
+import sys, time
+from aigc_jax.__main__ import main
+from aigc_jax.experiment import Experiment
+
+feed = Experiment.train_feed
+
+def slow(self, step):
+    if step == 5:
+        print("at step 5", file=sys.stderr, flush=True)
+        time.sleep({seconds})
+    return feed(self, step)
+
+Experiment.train_feed = slow
+main()
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_the_second_sigterm_ends_at_once(signals, undisturbed, tmp_path):
+    flags = ["train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'run'}"]
+    code = SLOW_STEP.format(seconds=3 if signals == 1 else 600)
+    run = aigc(*flags, code=code)
+    assert run.stderr is not None
+    wait_for(run.stderr, "at step 5")
+    run.send_signal(signal.SIGTERM)
+    wait_for(run.stderr, "SIGTERM: stopping after this step")
+    if signals == 2:
+        run.send_signal(signal.SIGTERM)
+    out, _ = run.communicate(timeout=300)
+    steps = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    if signals == 1:
+        assert run.returncode == 143
+        summary = json.loads(out.splitlines()[-1])
+        assert (summary["step"], summary["stopped"]) == (6, "SIGTERM")
+        assert steps[-1] == 6
+    else:
+        assert run.returncode == -signal.SIGTERM
+        assert steps in ([], [4])  # that of step 4 may still have been on its way
+    config = make_config("vae")
+    assert train(config, tmp_path / "run")["step"] == 8
+    assert_same(final_state(config, undisturbed / "whole"), final_state(config, tmp_path / "run"))
+
+
+def wait_for(lines, text: str) -> None:
+    assert any(text in line for line in lines)
+
+
+def test_a_clock_that_is_moved_changes_nothing(undisturbed, tmp_path, monkeypatch):
+    config = make_config("vae", train__keep=1)
+    now, now_ns, year = time.time, time.time_ns, 365 * 86400
+
+    def move(patch, years: int) -> None:
+        patch.setattr(time, "time", lambda: now() + years * year)
+        patch.setattr(time, "time_ns", lambda: now_ns() + years * year * 10**9)
+
+    with monkeypatch.context() as patch:
+        feed = Experiment.train_feed
+
+        def moving(self, step):
+            if step == 2:
+                move(patch, -20)
+            if step == 5:
+                signal.raise_signal(signal.SIGTERM)
+            return feed(self, step)
+
+        patch.setattr(Experiment, "train_feed", moving)
+        move(patch, 1)
+        assert train(config, tmp_path / "run")["step"] == 6
+    with monkeypatch.context() as patch:
+        move(patch, -30)
+        summary = train(config, tmp_path / "run")
+    assert summary["step"] == 8
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [8]
+    assert all(0 <= share <= 1 for share in summary["goodput"]["share"].values())
+    assert_same(final_state(config, undisturbed / "whole"), final_state(config, tmp_path / "run"))
+    assert metrics_by_step(undisturbed / "whole") == metrics_by_step(tmp_path / "run")
 
 
 def test_golden_first_steps(renew):

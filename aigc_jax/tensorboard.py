@@ -1,0 +1,64 @@
+"""What TensorBoard shows, in event files of its own format. Needs neither it nor TensorFlow."""
+
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+FLUSH_SECONDS = 30.0
+
+
+class Events:
+    """A new event file in a directory, written by the thread that logs.
+
+    tensorboardX has a writer too, with a thread behind a queue of ten: when that thread fails (the
+    disk is full, the clock is set back by a month) the queue fills and the run waits for ever.
+    """
+
+    def __init__(self, directory: Path):
+        from tensorboardX.event_file_writer import EventsWriter
+
+        directory.mkdir(parents=True, exist_ok=True)
+        # The name holds the second, which does not tell two starts apart when the clock was moved.
+        self._writer = EventsWriter(str(directory / "events"), f".{uuid.uuid4().hex[:8]}")
+        self._flushed = time.monotonic()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """A point in each of these curves."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step, Summary(value=points))
+
+    def image(
+        self, step: int, name: str, pixels: UInt8[np.ndarray, "height width channels"]
+    ) -> None:
+        """A picture."""
+        from tensorboardX import summary
+
+        self._add(step, summary.image(name, pixels, dataformats="HWC"))
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text in Markdown."""
+        from tensorboardX import summary
+
+        self._add(step, summary.text(name, text))
+
+    def flush(self) -> None:
+        """Puts everything on disk."""
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flushes, and lets go of the file."""
+        self._writer.close()
+
+    def _add(self, step: int, summary: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
