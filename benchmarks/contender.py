@@ -52,7 +52,7 @@ def build(work: str, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]
     if work == "gpt":
         import torch_gpt
 
-        step = torch_gpt.build(compiled=variant == "compile")
+        step = torch_gpt.build(variant)
     else:
         import torch_gan
 

@@ -15,7 +15,8 @@ LEARNING_RATE = {"dense_gan": 2e-4, "dcgan": 1e-4}
 
 
 def build(work: str, variant: str) -> Callable[[], torch.Tensor]:
-    """A training step. `variant` is "", "channels_last" or "compile"."""
+    """A training step. `variant` is "", as the tutorials write it, or a faster way: "fused" (the
+    optimizer), or that with "channels_last" or "compile"."""
     torch.manual_seed(0)
     if work == "dcgan":
         generator = ConvGenerator(channels_last=variant == "channels_last")
@@ -28,8 +29,9 @@ def build(work: str, variant: str) -> Callable[[], torch.Tensor]:
             network.to(memory_format=torch.channels_last)
         real = real.contiguous(memory_format=torch.channels_last)
     rate = LEARNING_RATE[work]
-    tx_g = torch.optim.Adam(generator.parameters(), rate, fused=True)
-    tx_d = torch.optim.Adam(discriminator.parameters(), rate, fused=True)
+    fused = bool(variant)
+    tx_g = torch.optim.Adam(generator.parameters(), rate, fused=fused)
+    tx_d = torch.optim.Adam(discriminator.parameters(), rate, fused=fused)
     ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
     if variant == "compile":
         generator, discriminator = torch.compile(generator), torch.compile(discriminator)

@@ -10,8 +10,9 @@ BATCH, BLOCK, VOCABULARY = 12, 64, 65
 LAYERS, HEADS, WIDTH = 4, 4, 128
 
 
-def build(compiled: bool) -> Callable[[], torch.Tensor]:
-    """A training step: cross entropy, gradients clipped to norm 1, AdamW."""
+def build(variant: str) -> Callable[[], torch.Tensor]:
+    """A training step: cross entropy, gradients clipped to norm 1, AdamW. `variant` is "", "fused"
+    (the optimizer) or "compile" (both)."""
     torch.manual_seed(0)
     model = GPT()
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -20,10 +21,10 @@ def build(compiled: bool) -> Callable[[], torch.Tensor]:
         {"params": matrices, "weight_decay": 0.1},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    tx = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99), fused=True)
+    tx = torch.optim.AdamW(groups, 1e-3, betas=(0.9, 0.99), fused=bool(variant))
     tokens = torch.randint(VOCABULARY, (BATCH, BLOCK + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    forward = torch.compile(model) if compiled else model
+    forward = torch.compile(model) if variant == "compile" else model
 
     def step() -> torch.Tensor:
         logits = forward(inputs)
