@@ -73,6 +73,12 @@ class Checkpoints:
         with _disk_errors(self.directory):
             self._open().save(step, args=args, metrics=metrics, force=True)
 
+    def check(self) -> None:
+        """Raises what befell the write in the background, if it failed; costs next to nothing."""
+        if self._manager is not None:
+            with _disk_errors(self.directory):
+                self._manager.check_for_errors()
+
     def wait(self) -> None:
         """Blocks until what was started is on disk."""
         if self._manager is not None:

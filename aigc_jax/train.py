@@ -121,6 +121,7 @@ def _train(
         try:
             while step < total and not stop(step):
                 lock.check()
+                checkpoints.check()
                 count = next_event(step, total, intervals.values(), config) - step
                 profile.at(step)
                 with clock("data"):

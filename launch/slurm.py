@@ -64,6 +64,11 @@ if [[ -n $late && $code == 143 ]]; then
     echo "time is up: queueing again"
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
+# 75: a process was lost without a word; not at the start, where it would be lost again
+if [[ $code == 75 ]] && (( SECONDS > 600 )); then
+    echo "a process was lost: queueing again"
+    exec scontrol requeue "$SLURM_JOB_ID"
+fi
 exit "$code"
 """
 

@@ -4,7 +4,8 @@ JAX's own service names nobody who never came, notices a dead process after minu
 then aborts the others with a page of C++. These lines are there before JAX connects the processes
 and until they end: a TCP connection to the coordinator's port, which JAX's service takes over once
 all have come. A process that dies closes its line; process 0 tells the others, and all end with
-`PEER_DIED`, for a launcher to start them again.
+`PEER_DIED`, for a launcher to start them again. One that fails tells its exit code, and the others
+end with the same: what one of them finds wrong with the input, a person has to mend.
 """
 
 import contextlib
@@ -69,14 +70,14 @@ class Peers:
         for those whom it left in the middle of a step. Process 0, with whom JAX's service ends,
         gives them `GRACE` to say that they failed too.
         """
+        if code == 1:  # an exception: of this process, or the echo of another's death?
+            time.sleep(GRACE / 5)
+            if self._lost is not None:
+                self._mourned()
         self._leaving = True
         self._say(f"lost {self.process_id} {code}\n" if code else "done\n")
         if code == 0:
             return
-        if code == 1:  # an exception: of this process, or the echo of another's death?
-            time.sleep(1.0)
-            if self._lost is not None and self._lost[1] == 0:
-                self._end(self._epitaph())
         deadline = time.monotonic() + GRACE
         while self.process_id == 0 and self._lines and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -183,7 +184,7 @@ class Peers:
 
     def _give_up(self) -> None:
         if not self._leaving:
-            self._end(self._epitaph())
+            self._mourned()
 
     def _aborted(self) -> None:
         """JAX aborts this process: says why, if it is that another one has died."""
@@ -194,15 +195,17 @@ class Peers:
                 if not line.recv(1, socket.MSG_PEEK):
                     self._lost = 0, 0
         if self._lost is not None:
-            self._end(self._epitaph())
+            self._mourned()
 
-    def _epitaph(self) -> str:
+    def _mourned(self) -> None:
+        """Ends this process for another's sake: with its exit code, if it told one."""
         assert self._lost is not None
         lost, code = self._lost
-        ended = f"failed with exit code {code}" if code else "died without a word"
-        return (
-            f"process {lost} of {self.num_processes} {ended}, so this one ends too (exit code "
-            f"{PEER_DIED}); the same command on all goes on from the newest checkpoint"
+        if code:
+            self._end(f"process {lost} of {self.num_processes} failed; see what it says", code)
+        self._end(
+            f"process {lost} of {self.num_processes} died without a word, so this one ends too; "
+            "the same command, on all, goes on from the newest checkpoint"
         )
 
     def _say(self, words: str) -> None:
@@ -210,16 +213,17 @@ class Peers:
             with contextlib.suppress(OSError):
                 line.sendall(words.encode())
 
-    def _end(self, message: str) -> None:
+    def _end(self, message: str, code: int = PEER_DIED) -> None:
         # One write, and no lock or buffer of Python's: the main thread may hold them for good.
-        os.write(2, f"\nerror: {message}\n".encode())
-        os._exit(PEER_DIED)
+        os.write(2, f"\nerror: {message} (exit code {code})\n".encode())
+        os._exit(code)
 
 
 def _read(line: socket.socket) -> str:
-    """What comes over a line, short as it is; nothing at its end."""
+    """The next word that comes over a line, up to its newline and no further; "" at the end."""
     try:
-        return line.recv(256).decode("ascii", "replace")
+        there = line.recv(256, socket.MSG_PEEK)
+        return line.recv(there.find(b"\n") + 1).decode("ascii", "replace") if there else ""
     except OSError:
         return ""
 
