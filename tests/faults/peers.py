@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A process of several never comes, is killed, or freezes: what the others say, and how soon.
 
-python tests/faults/peers.py [--processes=3]
+python tests/faults/peers.py [--processes=4]
 """
 
 import argparse
@@ -16,7 +16,7 @@ STEPS, EVERY = 1500, 50
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
     processes = parser.parse_args().processes
     last = processes - 1
 
