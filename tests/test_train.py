@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from aigc_jax.evaluate import evaluate, restore
 from aigc_jax.experiment import Experiment
 from aigc_jax.lock import Lock
 from aigc_jax.parallel.processes import StopSignal
-from aigc_jax.train import train
+from aigc_jax.train import claim, train
 
 TIMES = ("_per_second", "ms_per_step", "time/", "host/")
 
@@ -308,6 +309,37 @@ def test_another_runs_workdir_is_refused(undisturbed):
     config = make_config("vae", optimizer__model__learning_rate=0.5)
     with pytest.raises(UserError, match=r"optimizer.model.learning_rate \(0.001 there, 0.5 now\)"):
         train(config, undisturbed / "whole")
+
+
+FREE = {
+    "train__nonfinite": "skip",
+    "train__stall_seconds": 0,
+    "train__profile": "1:2",
+    "train__steps_per_call": 2,
+    "train__checkpoint_every": "2 steps",
+    "parallel__mode": "pmap",
+    "parallel__fsdp": 2,
+    "data__placement": "memory",
+}
+BOUND = {
+    "seed": 1,
+    "train__duration": "9 steps",
+    "train__accumulate": 2,
+    "train__precision": "bfloat16",
+    "data__batch_size": 32,
+    "data__eval_batch_size": 8,
+    "model__encoder__features": (16,),
+}
+
+
+def test_what_may_change_between_stop_and_resume(undisturbed):
+    claim(undisturbed / "whole", make_config("vae", **FREE), force=False)
+    changed = make_config("vae", **BOUND)
+    with pytest.raises(UserError) as refusal:
+        claim(undisturbed / "whole", changed, force=False)
+    named = re.findall(r"([\w.]+) \(.*? there, .*? now\)", str(refusal.value))
+    assert named == sorted(key.replace("__", ".") for key in BOUND)
+    claim(undisturbed / "whole", changed, force=True)
 
 
 def test_a_workdir_in_use_is_refused_but_can_be_evaluated(undisturbed):
