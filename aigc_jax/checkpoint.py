@@ -75,9 +75,8 @@ class Checkpoints:
 
     def check(self) -> None:
         """Raises what befell the write in the background, if it failed; costs next to nothing."""
-        if self._manager is not None:
-            with _disk_errors(self.directory):
-                self._manager.check_for_errors()
+        if self._manager is not None and not self._manager.is_saving_in_progress():
+            self.wait()  # for nothing: raises what the write that is over left behind
 
     def wait(self) -> None:
         """Blocks until what was started is on disk."""
@@ -288,6 +287,8 @@ def _disk_errors(directory: Path):
             "RESOURCE_EXHAUSTED",
             "Read-only file system",
             "Permission denied",
+            "File too large",
+            "quota exceeded",
         )
         if not any(sign in text for sign in signs):
             raise

@@ -2,8 +2,9 @@
 
 import json
 import os
-import random
+import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +75,8 @@ def test_what_lies_beside_comes_back(saved):
 
 
 def flip(path):
-    bit = random.randrange(path.stat().st_size * 8)
     data = bytearray(path.read_bytes())
-    data[bit // 8] ^= 1 << bit % 8
+    data[len(data) // 2] ^= 4
     path.write_bytes(data)
 
 
@@ -156,3 +156,23 @@ def test_a_checkpoint_without_checksums_is_taken_as_it_is(copy):
     meta = json.loads(path.read_text())
     path.write_text(json.dumps({"note": meta["note"], "metrics": meta["metrics"]}))
     assert_same(Checkpoints(copy, read_only=True).restore(abstract()), state_of(2))
+
+
+def wait_for_trouble(checkpoints):
+    for _ in range(1000):
+        checkpoints.check()
+        time.sleep(0.01)
+
+
+def test_a_write_that_fails_in_the_background_is_noticed_before_the_next(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # bytes, less than the weights take
+    try:
+        checkpoints.save(1, state_of(1), {}, None)
+        with pytest.raises(UserError, match=r"cannot write a checkpoint to .* are whole"):
+            wait_for_trouble(checkpoints)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.steps() == []
+    checkpoints.close()

@@ -15,7 +15,7 @@ import sys
 
 from runs_to_harm import Run, fresh, undisturbed
 
-STEPS, EVERY = 60, 20
+STEPS, EVERY, KEEP = 60, 20, "--config.train.keep=3"
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
         os.truncate(path, draw.randrange(path.stat().st_size))
 
     faults = {"a bit flipped": flip, "truncated": truncate, "missing": os.unlink}
-    reference = undisturbed("damage", STEPS, EVERY, args.processes)
+    reference = undisturbed("damage", STEPS, EVERY, args.processes, KEEP)
     half = reference.workdir.with_name("half")
     shutil.copytree(reference.workdir, half)
     shutil.rmtree(half / "checkpoints" / str(STEPS))
@@ -47,7 +47,7 @@ def main() -> None:
     cases = [(by_size[0], fault) for fault in faults]
     cases += [(file, draw.choice(list(faults))) for file in files]
     for file, fault in cases:
-        run = Run(fresh("damage"), STEPS, EVERY, args.processes)
+        run = Run(fresh("damage"), STEPS, EVERY, args.processes, KEEP)
         shutil.copytree(half, run.workdir)
         faults[fault](run.workdir / "checkpoints" / str(newest) / file)
         if any(run.start().wait()):

@@ -105,9 +105,9 @@ class Run:
         return sums, metrics
 
 
-def undisturbed(name: str, steps: int, every: int, processes: int = 1) -> Run:
+def undisturbed(name: str, steps: int, every: int, processes: int = 1, *more: str) -> Run:
     """The run to compare with, from a fresh work directory."""
-    run = Run(fresh(f"{name}-undisturbed"), steps, every, processes).start()
+    run = Run(fresh(f"{name}-undisturbed"), steps, every, processes, *more).start()
     if any(run.wait()):
         sys.exit(f"the undisturbed run failed: {run.said()[-2000:]}")
     return run
