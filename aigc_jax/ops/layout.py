@@ -106,6 +106,6 @@ def free_axes() -> dict[str, int]:
 def _constrain(x, split: dict, tensor_axis: int | None):
     size = free_axes().get(TENSOR_AXIS)
     if tensor_axis is not None and size and x.shape[tensor_axis] % size == 0:
-        split = {**split, tensor_axis: TENSOR_AXIS}
+        split = {**split, tensor_axis % x.ndim: TENSOR_AXIS}
     spec = PartitionSpec(*[split.get(axis) for axis in range(x.ndim)])
     return jax.lax.with_sharding_constraint(x, spec)
