@@ -94,6 +94,15 @@ def compile(flags, config, _) -> dict[str, Any]:
     if config is None:
         raise UserError("--config=FILE is missing; there are some under configs/")
     _quiet()
+    if flags.sweep:
+        for name in ("check", "find_batch"):
+            if flags[name]:
+                raise UserError(f"--sweep and --{name} do not go together")
+        if flags.what != "train" or flags.slices != 1:
+            raise UserError("--sweep is of the train step on one slice")
+        from aigc_jax.sweep import sweep
+
+        return sweep(config, flags.topology, out=flags.out)
     from aigc_jax.compile import compile
 
     return compile(
@@ -183,7 +192,8 @@ VERBS = {
             Flag("what", str, "train", "train, eval or generate"),
             Flag("check", bool, False, "exit with 2 when it does not fit"),
             Flag("find_batch", bool, False, "look for the largest batch size that fits"),
-            Flag("out", str, "", "file to write the report to, without its ending"),
+            Flag("sweep", bool, False, "weak and strong scaling from 4 to 256 chips"),
+            Flag("out", str, "", "file to write, without its ending: .json, for a sweep .png too"),
         ),
         "aigc compile --config=configs/lm/shakespeare_char.py:pydoc --topology=v5e:4x4 "
         "--config.data.batch_size=64 --config.parallel.data=4 --config.parallel.fsdp=4",

@@ -1,12 +1,22 @@
 """Slices of TPUs that are not here: abstract devices, and what a chip of their kind can do."""
 
 import importlib.util
+import math
 import os
 import re
 from typing import NamedTuple
 
 from aigc_jax.errors import UserError, nearest
 from aigc_jax.flops import CHIPS, Chip
+
+_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
+SHAPES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}  # of 4 to 256 chips
+
+
+def chips(shape: str) -> int:
+    """Of a slice: `4x8` has 32."""
+    return math.prod(int(size) for size in shape.split("x"))
 
 
 class Topology(NamedTuple):
@@ -59,11 +69,11 @@ def describe(name: str, slices: int = 1) -> Topology:
         )
     except Exception as error:
         raise UserError(f"{name}: libtpu knows no such slice: {first_line(error)}") from None
-    chips = {}
+    places = {}
     for device in description.devices:  # a v4 chip shows its two cores
         place = (getattr(device, "slice_index", 0), *device.coords)
-        chips.setdefault(place, device)
-    return Topology(name, slices, list(chips.values()), CHIPS[match[1]])
+        places.setdefault(place, device)
+    return Topology(name, slices, list(places.values()), CHIPS[match[1]])
 
 
 def first_line(error: Exception) -> str:

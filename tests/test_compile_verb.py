@@ -111,6 +111,8 @@ def test_what_does_not_fit_is_reported_and_with_check_refused(tmp_path, capsys):
     ("flags", "message"),
     [
         ([], "--config=FILE is missing"),
+        (["--sweep", "--check"], "do not go together"),
+        (["--sweep", "--what=eval"], "train step"),
         (["--slices=0"], "at least one slice"),
         (["--out=/proc/there/report"], "cannot write --out"),
     ],
@@ -171,3 +173,24 @@ def test_collectives_and_shardings_are_the_reviewed_ones(family, mesh, renew):
         for side in (found, expected):
             side["collectives"] = [line.split(":")[0] for line in side["collectives"]]
     assert found == expected, hint
+
+
+@pytest.mark.tpu_compiler
+@needs_libtpu
+def test_sweep_keeps_a_chips_work_or_splits_it_and_names_what_does_not_divide(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(topology.SHAPES, "v5e", ("2x2", "2x4", "4x4"))
+    flags = [f"--config={FAMILIES['vae']}", "--config.data.batch_size=24", "--topology=v5e:2x2"]
+    with pytest.raises(SystemExit) as exit:
+        main(["compile", "--sweep", *flags, f"--out={tmp_path / 'sweep'}"])
+    assert not exit.value.code
+    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    weak, strong = (
+        {p["chips"]: p for p in points if p["scaling"] == s} for s in ("weak", "strong")
+    )
+    assert {chips: p["batch_size"] for chips, p in weak.items()} == {4: 24, 8: 48, 16: 96}
+    assert len({p["flops_per_chip"] for p in weak.values()}) == 1
+    assert strong[4]["flops_per_chip"] == 2 * strong[8]["flops_per_chip"]
+    assert "24 is not divisible by 16" in strong[16]["error"]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
