@@ -49,7 +49,7 @@ def sweep(config: Config, name: str, *, out: str = "") -> dict[str, Any]:
     usable = [point for point in points if "flops_per_chip" in point]
     if not usable:
         raise UserError(f"no slice of {kind} can be compiled for: {points[0]['error']}")
-    result = {"config": name, "batch_size": config.data.batch_size, "points": points}
+    result = {"topology": name, "batch_size": config.data.batch_size, "points": points}
     if out:
         write_json(paths[0], result)
         plot(usable, f"{kind}, batch {config.data.batch_size} on {base} chips", paths[1])
