@@ -17,6 +17,8 @@ FAMILIES = {
     "dense_gan": "configs/gan/dense.py:smoke",
     "vae": "configs/vae/mnist_dense.py:smoke",
     "conv_vae": "configs/vae/mnist_conv.py:smoke",
+    "dcgan64": "configs/gan/dcgan64.py:smoke",
+    "conv_vae64": "configs/vae/conv64.py:smoke",
     "gpt": "configs/lm/shakespeare_char.py:smoke",
 }
 

@@ -1,7 +1,7 @@
 """Encoders and decoders of variational autoencoders.
 
 An encoder maps images to the mean and the log standard deviation of q(z|x); a decoder maps latent
-vectors to the logits of p(x|z), a Bernoulli per pixel.
+vectors to logits, whose sigmoid is the mean of p(x|z).
 """
 
 import math
@@ -63,39 +63,44 @@ class DenseDecoder(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Stride-2 3x3 convolutions with ReLU, then mean and log standard deviation.
+    """Stride-2 convolutions with ReLU, then mean and log standard deviation.
 
     Attributes:
         latent_dim: size of z.
         features: channels after each convolution; each halves height and width.
+        kernel_size: of the convolutions, on each side.
         dtype: of the computation; parameters and outputs are float32.
     """
 
     latent_dim: int
     features: Sequence[int] = (32, 64)
+    kernel_size: int = 3
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+        size = (self.kernel_size, self.kernel_size)
         for features in self.features:
-            x = nn.relu(Conv(features, (3, 3), (2, 2), dtype=self.dtype)(x))
+            x = nn.relu(Conv(features, size, (2, 2), dtype=self.dtype)(x))
         return _gaussian(x.reshape(x.shape[0], -1), self.latent_dim)
 
 
 class ConvDecoder(nn.Module):
-    """A dense layer, then stride-2 3x3 transposed convolutions: the encoder's mirror image.
+    """A dense layer, then stride-2 transposed convolutions: the encoder's mirror image.
 
     Attributes:
         shape: height, width, channels of an image; height and width are multiples of
             `2 ** len(features)`.
         features: channels before each transposed convolution.
+        kernel_size: of the transposed convolutions, on each side.
         dtype: of the computation; parameters and logits are float32.
     """
 
     shape: tuple[int, int, int]
     features: Sequence[int] = (64, 32)
+    kernel_size: int = 3
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -103,12 +108,13 @@ class ConvDecoder(nn.Module):
         self, z: Float[Array, "batch latent"]
     ) -> Float[Array, "batch height width channels"]:
         height, width, channels = self.shape
+        size = (self.kernel_size, self.kernel_size)
         scale = 2 ** len(self.features)
         first = (height // scale, width // scale, self.features[0])
         x = nn.relu(nn.Dense(math.prod(first), dtype=self.dtype)(z)).reshape(-1, *first)
         for features in self.features[1:]:
-            x = nn.relu(ConvTranspose(features, (3, 3), (2, 2), dtype=self.dtype)(x))
-        x = ConvTranspose(channels, (3, 3), (2, 2), dtype=self.dtype)(x)
+            x = nn.relu(ConvTranspose(features, size, (2, 2), dtype=self.dtype)(x))
+        x = ConvTranspose(channels, size, (2, 2), dtype=self.dtype)(x)
         return x.astype(jnp.float32)
 
 

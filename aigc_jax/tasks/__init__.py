@@ -74,7 +74,7 @@ def _gan(model, spec, dtype, args, training):
     }
     generator, discriminator = lookup(pairs, model.name, "config.model.name")
     lookup(GENERATOR_LOSSES, args.get("loss", ""), "config.task.loss")
-    shape = _image_shape(spec, multiple=4 if model.name == "conv" else 1)
+    shape = _image_shape(spec, 2 ** _doublings(model, model.generator, generator))
     return construct(
         GAN,
         "config.task",
@@ -91,15 +91,16 @@ def _gan(model, spec, dtype, args, training):
 
 def _vae(model, spec, dtype, args, training):
     from aigc_jax.models import vae as models
-    from aigc_jax.tasks.vae import VAE
+    from aigc_jax.tasks.vae import LIKELIHOODS, VAE
 
     pairs = {
         "conv": (models.ConvEncoder, models.ConvDecoder),
         "dense": (models.DenseEncoder, models.DenseDecoder),
     }
     encoder, decoder = lookup(pairs, model.name, "config.model.name")
-    halvings = len(model.decoder.get("features", (64, 32))) if model.name == "conv" else 0
-    shape = _image_shape(spec, multiple=2**halvings)
+    shape = _image_shape(spec, 2 ** _doublings(model, model.decoder, decoder))
+    likelihood = args.get("likelihood", "bernoulli")
+    lookup(dict.fromkeys(LIKELIHOODS), likelihood, "config.task.likelihood")
     latent_dim = args.get("latent_dim", 0)
     return construct(
         VAE,
@@ -123,6 +124,11 @@ def _causal_lm(model, spec, dtype, args, training):
     module = construct(GPT, "config.model", model, **sizes, dtype=dtype)
     training = {**training, "tx": training["tx"]["model"]}
     return construct(CausalLM, "config.task", args, model=module, **training)
+
+
+def _doublings(model, given, cls) -> int:
+    """How often a network that makes images doubles their sides."""
+    return len(given.get("features", cls.features)) if model.name == "conv" else 0
 
 
 def _image_shape(spec: dict[str, Any], multiple: int) -> tuple[int, int, int]:

@@ -65,7 +65,7 @@ class GAN:
 
     Attributes:
         generator: `(z, train, axis) -> images in [-1, 1]`.
-        discriminator: `(images, ids) -> logits`.
+        discriminator: `(images, ids, axis) -> logits`.
         latent_dim: size of z, drawn from a standard normal.
         loss: the generator's, a name in `GENERATOR_LOSSES`.
         tx: the optimizer of each network.
@@ -111,25 +111,24 @@ class GAN:
 
         def loss_d(params, batch):
             image, _ = self._generate(generator.params, generator.stats, batch["z"], axis)
-            real = self._judge(params, batch["image"], batch["id"], key_real)
-            fake = self._judge(params, image, batch["id"], key_fake)
+            stats, ids = discriminator.stats, batch["id"]
+            real, stats = self._judge(params, stats, batch["image"], ids, key_real, axis)
+            fake, stats = self._judge(params, stats, image, ids, key_fake, axis)
             loss = discriminator_loss(real, fake)
-            return loss.mean(), (_discriminator_metrics(loss, real, fake), {})
+            return loss.mean(), (_discriminator_metrics(loss, real, fake), stats)
 
-        grads, (metrics_d, _) = accumulate_gradients(
+        grads, (metrics_d, stats) = accumulate_gradients(
             loss_d, discriminator.params, batch, self.accumulate
         )
         discriminator = update_network(
-            discriminator,
-            mean_over(axis, grads),
-            discriminator.stats,
-            self.tx["discriminator"],
-            self.ema_decay,
+            discriminator, mean_over(axis, grads), stats, self.tx["discriminator"], self.ema_decay
         )
 
         def loss_g(params, batch):
             image, stats = self._generate(params, generator.stats, batch["z"], axis)
-            fake = self._judge(discriminator.params, image, batch["id"], key_judged)
+            fake, _ = self._judge(
+                discriminator.params, discriminator.stats, image, batch["id"], key_judged, axis
+            )
             loss = GENERATOR_LOSSES[self.loss](fake)
             return loss.mean(), ({"generator_loss": average(loss)}, stats)
 
@@ -147,10 +146,11 @@ class GAN:
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
     ) -> Metrics:
         """Both losses on held-out images and as many generated ones."""
-        discriminator = state.networks["discriminator"].averaged
+        network = state.networks["discriminator"]
+        variables = {"params": network.averaged, **network.stats}
+        real: Any = self.discriminator.apply(variables, batch["image"], None)
         image = self._images(state, self._noise(key, batch["id"]))
-        real = self._judge(discriminator, batch["image"], None)
-        fake = self._judge(discriminator, image, None)
+        fake: Any = self.discriminator.apply(variables, image, None)
         mask = batch["mask"]
         metrics = collect(
             GANMetrics,
@@ -184,9 +184,17 @@ class GAN:
         variables = {"params": network.averaged, **network.stats}
         return self.generator.apply(variables, z, train=False)
 
-    def _judge(self, params, image, ids, key=None) -> Any:
-        rngs = {} if key is None else {"dropout": key}
-        return self.discriminator.apply({"params": params}, image, ids, rngs=rngs)
+    def _judge(self, params, stats, image, ids, key, axis) -> Any:
+        """Logits and the statistics after them, in training mode. Real and generated images are
+        judged apart: each has batch statistics of its own."""
+        return self.discriminator.apply(
+            {"params": params, **stats},
+            image,
+            ids,
+            axis=axis,
+            rngs={"dropout": key},
+            mutable=list(stats),
+        )
 
 
 def _discriminator_metrics(loss, real, fake, mask=None) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import assert_same
+from runs import ROOT, assert_same
 
+from aigc_jax import command_line
 from aigc_jax.models import gan as models
 from aigc_jax.tasks.gan import GAN, GENERATOR_LOSSES, discriminator_loss
 
@@ -21,10 +22,12 @@ def batch():
     return {"image": image, "id": jnp.arange(8)}
 
 
-def make(lr_generator: float = 1e-2, lr_discriminator: float = 1e-2, **fields) -> GAN:
+def make(
+    lr_generator: float = 1e-2, lr_discriminator: float = 1e-2, norm: bool = False, **fields
+) -> GAN:
     return GAN(
         generator=models.ConvGenerator(SHAPE, features=(4, 4)),
-        discriminator=models.ConvDiscriminator(features=(4, 4)),
+        discriminator=models.ConvDiscriminator(features=(4, 4), norm=norm),
         latent_dim=5,
         loss="non_saturating",
         tx={"generator": optax.sgd(lr_generator), "discriminator": optax.sgd(lr_discriminator)},
@@ -118,6 +121,35 @@ def test_dropout_masks_belong_to_examples():
     assert len(set(np.asarray(whole).tolist())) > 1
 
 
+def test_both_kinds_of_images_have_their_own_batch_statistics(batch):
+    task = make(norm=True)
+    before, after, metrics = step(task, batch)
+    generator, judge = before["generator"], before["discriminator"]
+    z = task._noise(jax.random.split(jax.random.key(2), 4)[0], batch["id"])
+
+    @jax.jit
+    def by_hand():
+        variables = {"params": generator.params, **generator.stats}
+        fake, _ = task.generator.apply(variables, z, train=True, mutable=["batch_stats"])
+        stats, losses = judge.stats, []
+        for image, sign in ((batch["image"], -1.0), (fake, 1.0)):  # real ones first
+            variables = {"params": judge.params, **stats}
+            logits, stats = task.discriminator.apply(
+                variables, image, batch["id"], mutable=["batch_stats"]
+            )
+            losses.append(jax.nn.softplus(sign * logits).mean())
+        return sum(losses), stats
+
+    loss, stats = by_hand()
+    np.testing.assert_allclose(metrics["discriminator_loss"], loss, rtol=1e-5)
+    assert differs(stats, judge.stats)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
+        after["discriminator"].stats,
+        stats,
+    )
+
+
 def count(module, *args, **kwargs) -> int:
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **kwargs))
     return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes["params"]))
@@ -129,3 +161,17 @@ def test_parameter_counts_of_the_seed_systems():
     assert count(models.ConvDiscriminator(), x, None) == 21_953
     assert count(models.DenseGenerator(shape), z, train=False) == 1_486_352
     assert count(models.DenseDiscriminator(), x, None) == 1_460_225
+
+
+def test_dcgan64_has_the_layers_of_the_paper():
+    # PyTorch's DCGAN example with twice its width: no biases, 4x4 kernels, batch norm between.
+    config = command_line.load(str(ROOT / "configs/gan/dcgan64.py"))
+    generator = models.ConvGenerator((64, 64, 3), **config.model.generator)
+    discriminator = models.ConvDiscriminator(**config.model.discriminator)
+    widths = (1024, 512, 256, 128)
+    kernels = [100 * 16 * widths[0], *(16 * a * b for a, b in zip(widths, (*widths[1:], 3)))]
+    norms = 2 * sum(widths)
+    assert count(generator, jnp.zeros((1, 100)), train=False) == sum(kernels) + norms == 12_658_432
+    x = jnp.zeros((1, 64, 64, 3))
+    kernels = [16 * a * b for a, b in zip((3, *widths[::-1]), (*widths[::-1], 1))]
+    assert count(discriminator, x, None) == sum(kernels) + norms - 2 * 128 == 11_036_160

@@ -11,7 +11,12 @@ import pytest
 from aigc_jax.models import vae as models
 from aigc_jax.ops.latent import slerp, walks
 from aigc_jax.tasks.task import Request
-from aigc_jax.tasks.vae import VAE, bernoulli_nll, kl_to_standard_normal
+from aigc_jax.tasks.vae import (
+    VAE,
+    bernoulli_nll,
+    discretized_logistic_nll,
+    kl_to_standard_normal,
+)
 
 SHAPE = (8, 8, 1)
 
@@ -47,6 +52,57 @@ def test_bernoulli_likelihoods_sum_to_one():
     images = jnp.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], jnp.float32)
     nll = bernoulli_nll(jnp.broadcast_to(logits, images.shape), images)
     np.testing.assert_allclose(jnp.exp(-nll).sum(), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("log_scale", [-6.0, -2.0, 1.0])
+def test_discretized_logistic_likelihoods_sum_to_one(log_scale):
+    levels = jnp.arange(256.0)[:, None] / 255
+    for logit in (-9.0, 0.3, 4.0):
+        nll = discretized_logistic_nll(jnp.full((256, 1), logit), jnp.full(1, log_scale), levels)
+        assert bool(jnp.all(jnp.isfinite(nll)))
+        np.testing.assert_allclose(jnp.exp(-nll).sum(), 1.0, rtol=1e-5)
+
+
+def test_discretized_logistic_is_the_mass_of_an_interval():
+    # Against float64: the difference of the distribution function at both ends of a level.
+    def cdf(t):
+        return 1 / (1 + np.exp(-np.float64(t)))
+
+    mean, scale, level = cdf(0.7), np.exp(-3.0), 100 / 255
+    expected = -np.log(
+        cdf((level - mean + 0.5 / 255) / scale) - cdf((level - mean - 0.5 / 255) / scale)
+    )
+    image = jnp.array([[[[level, level]]]])
+    logits, scales = jnp.full((1, 1, 1, 2), 0.7), jnp.array([-3.0, -3.0])
+    np.testing.assert_allclose(
+        discretized_logistic_nll(logits, scales, image), 2 * expected, rtol=1e-5
+    )
+
+
+def test_scale_of_the_likelihood_is_learnt():
+    task = VAE(
+        encoder=models.DenseEncoder(4, features=(8,)),
+        decoder=models.DenseDecoder((4, 4, 3), features=(8,)),
+        latent_dim=4,
+        likelihood="discretized_logistic",
+        tx={"model": optax.adam(1e-2)},
+    )
+    image = jnp.round(jnp.full((8, 4, 4, 3), 0.4) * 255) / 255  # nothing to see: the scale falls
+    batch = {"image": image, "id": jnp.arange(8)}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+
+    @jax.jit
+    def many(state):
+        def step(state, i):
+            return task.train_step(state, batch, jax.random.fold_in(jax.random.key(1), i))
+
+        return jax.lax.scan(step, state, jnp.arange(300))
+
+    after, metrics = many(state)
+    assert bool(jnp.all(after.networks["model"].params["log_scale"] < -3.5))
+    bits = np.asarray(metrics.loss.total / metrics.loss.count) / (4 * 4 * 3 * math.log(2))
+    assert bits[0] > 6
+    assert bits[-1] < 4.5
 
 
 def test_loss_is_the_sum_of_its_parts_and_overfits_16_images(task, batch):
