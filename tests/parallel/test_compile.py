@@ -30,7 +30,7 @@ def test_one_device_equals_eight(family):
     close(trained(family, devices=1), trained(family, devices=8))
 
 
-@pytest.mark.parametrize("family", ["dcgan", "dense_gan", "vae", "gpt"])
+@pytest.mark.parametrize("family", ["dcgan64", "dense_gan", "vae", "gpt"])
 def test_pmap_equals_jit(family):
     close(trained(family, parallel__mode="pmap"), trained(family))
 
@@ -38,6 +38,28 @@ def test_pmap_equals_jit(family):
 @pytest.mark.parametrize("family", ["dense_gan", "gpt"])
 def test_fsdp_equals_data_parallel(family):
     close(trained(family, parallel__data=2, parallel__fsdp=4), trained(family))
+
+
+def test_all_axes_and_a_rule_for_each_network_equal_one_device():
+    # Batch statistics in both networks: they are of the whole batch however it is split.
+    split = (None, None, "fsdp", "tensor")
+    rules = (("discriminator", ()), ("generator.*ConvTranspose_[0-2]/kernel", split))
+    sizes = {"parallel__data": 2, "parallel__fsdp": 2, "parallel__tensor": 2}
+    close(
+        trained("dcgan64", parallel__rules=rules, **sizes),
+        trained("dcgan64", devices=1),
+    )
+
+
+def test_microbatches_under_fsdp_equal_one_batch_on_one_device():
+    sizes = {"parallel__data": 4, "parallel__fsdp": 2}
+    close(trained("conv_vae64", train__accumulate=2, **sizes), trained("conv_vae64", devices=1))
+
+
+def test_narrow_moments_are_the_same_however_they_are_split():
+    narrow = {"optimizer__model__state_dtype": "bfloat16"}
+    sizes = {"parallel__data": 2, "parallel__fsdp": 4}
+    close(trained("vae", **narrow, **sizes), trained("vae", **narrow, devices=1))
 
 
 @pytest.mark.parametrize("family", ["dcgan", "gpt"])
@@ -61,8 +83,9 @@ def test_placement_changes_nothing(family):
 
 
 @pytest.mark.parametrize("family", ["dcgan", "vae", "gpt"])
-def test_bfloat16_is_close_to_float32(family):
-    half, full = trained(family, train__precision="bfloat16"), trained(family)
+def test_bfloat16_under_fsdp_is_close_to_float32(family):
+    sizes = {"parallel__data": 2, "parallel__fsdp": 4}
+    half, full = trained(family, train__precision="bfloat16", **sizes), trained(family)
     for network in half[0].networks.values():
         assert all(x.dtype == np.float32 for x in jax.tree.leaves(network.params))
     for one, other in zip(half[1], full[1], strict=True):
