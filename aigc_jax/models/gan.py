@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.conv import Conv, ConvTranspose
-from aigc_jax.models.layers import Dropout
+from aigc_jax.models.layers import Dense, Dropout
 
 SLOPE = 0.2  # of the leaky ReLUs
 
@@ -74,7 +74,7 @@ class ConvGenerator(nn.Module):
             axis_name=axis,
             dtype=self.dtype,
         )
-        x = nn.Dense(math.prod(first), **layer)(z).reshape(-1, *first)
+        x = Dense(math.prod(first), **layer)(z).reshape(-1, *first)
         x = nn.relu(norm()(x) if self.norm_first else x)
         for features in self.features[1:]:
             x = ConvTranspose(features, *window, **layer)(x)
@@ -127,7 +127,7 @@ class ConvDiscriminator(nn.Module):
                 )(x)
             x = nn.leaky_relu(x, SLOPE)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
-        return nn.Dense(1, **layer)(x)[:, 0]
+        return Dense(1, **layer)(x)[:, 0]
 
 
 class DenseGenerator(nn.Module):
@@ -191,7 +191,7 @@ def _dense(features: int, x: Array, dtype: DTypeLike) -> Array:
     def uniform(key, shape, dtype=jnp.float32):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return nn.Dense(features, kernel_init=uniform, bias_init=uniform, dtype=dtype)(x)
+    return Dense(features, kernel_init=uniform, bias_init=uniform, dtype=dtype)(x)
 
 
 def _kernel_init(std: float) -> Initializer:

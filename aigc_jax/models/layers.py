@@ -1,5 +1,6 @@
 """Layers that the families share."""
 
+import functools
 import math
 
 import jax
@@ -8,6 +9,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from aigc_jax import rng
+from aigc_jax.ops.layout import whole
+
+
+def _product(x: Array, kernel: Array, *args, **kwargs) -> Array:
+    return jax.lax.dot_general(x, whole(kernel), *args, **kwargs)
+
+
+Dense = functools.partial(nn.Dense, dot_general=_product)
+"""`nn.Dense`, its kernel made whole where it is used (`ops.layout.whole`)."""
 
 
 class Dropout(nn.Module):

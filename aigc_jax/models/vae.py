@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from aigc_jax.models.conv import Conv, ConvTranspose
+from aigc_jax.models.layers import Dense
 
 
 class DenseEncoder(nn.Module):
@@ -34,7 +35,7 @@ class DenseEncoder(nn.Module):
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
         x = x.reshape(x.shape[0], -1)
         for features in self.features:
-            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+            x = nn.relu(Dense(features, dtype=self.dtype)(x))
         return _gaussian(x, self.latent_dim)
 
 
@@ -57,8 +58,8 @@ class DenseDecoder(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         x = z
         for features in self.features:
-            x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
-        x = nn.Dense(math.prod(self.shape), dtype=self.dtype)(x)
+            x = nn.relu(Dense(features, dtype=self.dtype)(x))
+        x = Dense(math.prod(self.shape), dtype=self.dtype)(x)
         return x.astype(jnp.float32).reshape(-1, *self.shape)
 
 
@@ -111,7 +112,7 @@ class ConvDecoder(nn.Module):
         size = (self.kernel_size, self.kernel_size)
         scale = 2 ** len(self.features)
         first = (height // scale, width // scale, self.features[0])
-        x = nn.relu(nn.Dense(math.prod(first), dtype=self.dtype)(z)).reshape(-1, *first)
+        x = nn.relu(Dense(math.prod(first), dtype=self.dtype)(z)).reshape(-1, *first)
         for features in self.features[1:]:
             x = nn.relu(ConvTranspose(features, size, (2, 2), dtype=self.dtype)(x))
         x = ConvTranspose(channels, size, (2, 2), dtype=self.dtype)(x)
@@ -122,4 +123,4 @@ def _gaussian(
     x: Float[Array, "batch features"], latent_dim: int
 ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
     x = x.astype(jnp.float32)
-    return nn.Dense(latent_dim, name="mean")(x), nn.Dense(latent_dim, name="log_std")(x)
+    return Dense(latent_dim, name="mean")(x), Dense(latent_dim, name="log_std")(x)
