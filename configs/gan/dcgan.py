@@ -7,9 +7,9 @@
 Generator 840,065 and discriminator 21,953 trainable parameters. The original feeds images in [0, 1]
 to a generator that ends in tanh; here the data is scaled to [-1, 1].
 
-Seen (20 epochs, seed 0, float32, two CPU devices; `aigc evaluate`, 10,000 test digits): discriminator
-loss 1.304, generator loss 0.840; 58 % of the real and 67 % of as many generated digits told right.
-docs/dcgan.png shows 100.
+Seen (20 epochs, seed 0, float32, two CPU devices; `aigc evaluate`, 10,000 test digits):
+discriminator loss 1.304, generator loss 0.840; 58 % of the real and 67 % of as many generated
+digits told right. docs/dcgan.png shows 100.
 """
 
 from ml_collections import ConfigDict

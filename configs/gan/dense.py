@@ -7,8 +7,8 @@
 Generator 1,486,352 and discriminator 1,460,225 parameters, started as PyTorch starts them.
 
 Seen (100 epochs, seed 0, float32, one CPU device, ended by kill -9 on the way and gone on with;
-`aigc evaluate`, 10,000 test digits): discriminator loss 1.131, generator loss 1.085; 62 % of the real
-and 80 % of as many generated digits told right. docs/dense-gan.png shows 100.
+`aigc evaluate`, 10,000 test digits): discriminator loss 1.131, generator loss 1.085; 62 % of the
+real and 80 % of as many generated digits told right. docs/dense-gan.png shows 100.
 """
 
 from ml_collections import ConfigDict
