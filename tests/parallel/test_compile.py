@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from runs import FAMILIES, assert_close, assert_same, make_config, trained
 
+from aigc_jax import hlo
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import check_batch
+from aigc_jax.train import stack
 
 # Another split of the batch sums in another order: float32 rounding, which Adam's first steps
 # (sign-like, of size learning_rate) can blow up for single parameters with gradients near zero.
@@ -60,6 +62,23 @@ def test_narrow_moments_are_the_same_however_they_are_split():
     narrow = {"optimizer__model__state_dtype": "bfloat16"}
     sizes = {"parallel__data": 2, "parallel__fsdp": 4}
     close(trained("vae", **narrow, **sizes), trained("vae", **narrow, devices=1))
+
+
+def test_fsdp_gathers_parameters_and_never_the_batch():
+    # Batch norm's scales are split over fsdp; the activations that they meet must not follow.
+    programs = {}
+    for axis in ("data", "fsdp"):
+        rest = "fsdp" if axis == "data" else "data"
+        sizes = {f"parallel__{axis}": 8, f"parallel__{rest}": 1}
+        experiment = Experiment(make_config("dcgan64", **sizes))
+        feed = experiment.place(stack([experiment.train_feed(0)]))
+        lowered = experiment.compile_train().lower(experiment.abstract_state, feed, {})
+        programs[axis] = hlo.analyse(lowered.compile().as_text(), experiment.mesh)
+    params = [n.params for n in experiment.abstract_state.networks.values()]
+    parameter_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
+    gathered = sum(c.bytes for c in programs["fsdp"].collectives if c.kind == "all-gather")
+    assert programs["fsdp"].flops == programs["data"].flops
+    assert 0 < gathered <= 2 * parameter_bytes
 
 
 @pytest.mark.parametrize("family", ["dcgan", "gpt"])
