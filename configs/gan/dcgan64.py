@@ -10,7 +10,7 @@ width. The paper's batch is 128. Computation in bfloat16; parameters, losses and
 float32.
 
 Never trained at this size. A narrow one (generator 128-64-32-16, discriminator 8-16-32-64, batch
-32, float32, 500 steps on 4,000 digits scaled to 64 x 64, one CPU device) had learnt no digits: its
+32, float32, 500 steps on 4,500 digits scaled to 64 x 64, one CPU device) had learnt no digits: its
 discriminator told every fake.
 """
 
