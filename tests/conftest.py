@@ -41,3 +41,19 @@ def renew(request):
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):  # the main process outlives its workers
         shutil.rmtree(_scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A whole run, and one that stopped after step 5, to be copied and gone on with."""
+    from runs import make_config, stop_at
+
+    from aigc_jax.train import train
+
+    root = tmp_path_factory.mktemp("runs")
+    config = make_config("vae")
+    train(config, root / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 4)
+        train(config, root / "half")
+    return root

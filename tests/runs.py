@@ -1,13 +1,19 @@
 """Runs that the tests share: smoke configs, a few steps of each family, comparisons."""
 
 import functools
+import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from aigc_jax import command_line
+from aigc_jax.evaluate import restore
 from aigc_jax.experiment import Experiment
 from aigc_jax.train import stack
 
@@ -64,3 +70,47 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+TIMES = ("_per_second", "ms_per_step", "time/", "host/")
+
+
+def final_state(config, workdir):
+    return jax.device_get(restore(Experiment(config), workdir))
+
+
+def metrics_by_step(workdir: Path) -> dict[int, dict]:
+    """The last line of each step, without what depends on the hour."""
+    merged: dict[int, dict] = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        step = merged.setdefault(values.pop("step"), {})
+        step |= {k: v for k, v in values.items() if not any(t in k for t in TIMES)}
+    return merged
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """SIGTERM arrives while the batch of `step` is being made."""
+    feed = Experiment.train_feed
+
+    def interrupted(self, at):
+        if at == step:
+            signal.raise_signal(signal.SIGTERM)
+        return feed(self, at)
+
+    monkeypatch.setattr(Experiment, "train_feed", interrupted)
+
+
+def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:
+    """The command in a process of its own, or `code` with its arguments."""
+    env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
+    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    return subprocess.Popen(
+        [sys.executable, *(["-c", code] if code else ["-m", "aigc_jax"]), *args],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import ROOT, assert_close, free_port, make_config
-from test_train import final_state, metrics_by_step, stop_at
+from runs import ROOT, assert_close, final_state, free_port, make_config, metrics_by_step, stop_at
 
 from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.data import order
