@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 
 from aigc_jax import flops, hlo, topology
@@ -101,7 +102,7 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
     chips, steps = len(target.devices), program.steps
     written_flops = count_flops(experiment, what) / chips
     model_flops = count_flops(experiment, what, needed=True) / chips
-    work = hlo.analyse(compiled.as_text(), experiment.mesh)
+    work = hlo.analyse(program_text(compiled), experiment.mesh)
     memory = compiled.memory_analysis()
     sizes = {
         "arguments": memory.argument_size_in_bytes,
@@ -132,6 +133,19 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
         "roofline": roofline(work, model_flops, target.chip, steps),
         "compile_seconds": seconds,
     }
+
+
+def program_text(compiled: jax.stages.Compiled) -> str:
+    """The optimised program, or a `UserError` where jaxlib is too old to read what libtpu made."""
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(
+            f"it compiles, but jaxlib {jaxlib.__version__} cannot read this libtpu's program: "
+            f"{first_line(error)}; use a newer jax or an older libtpu"
+        ) from None
+    assert text is not None  # TPU programs have one
+    return text
 
 
 def count_flops(experiment: Experiment, what: str, needed: bool = False) -> int:
