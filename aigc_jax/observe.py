@@ -105,10 +105,12 @@ class Log:
         self._unit, self._units_per_step = unit, units_per_step
         self._new: list[tuple[int, Any]] = []  # the interval that is running
         self._waiting: list[tuple[int, Any]] = []  # the interval before it
-        self._speed: dict[str, float] = {}  # of the interval that waits
-        self._hosts, self._figures = Hosts(clock), None  # of the interval that waits, by process
+        self._speed: dict[str, float] = {}  # of the last interval that was seen to end
+        self._timed = False  # whether that is the interval that waits
+        self._hosts, self._figures = Hosts(clock), None  # of processes, on their way
         self._first = self._counted = step  # steps up to here were looked at
         self._skipped, self._in_a_row = 0, 0  # steps left out: in all, and since the last good one
+        self._ended = step  # where the newest interval ends
         self._mark = (step, time.perf_counter(), clock.busy())
         self._bar = tqdm(
             total=total,
@@ -120,6 +122,7 @@ class Log:
 
     def add(self, step: int, metrics: Any) -> None:
         """Takes the metrics of the steps that end at `step`; they may still be in the making."""
+        self._time()
         self._new.append((step, metrics))
         self._bar.update(step - self._bar.n)
 
@@ -131,17 +134,12 @@ class Log:
         """Ends an interval: writes the one before it."""
         self._flush()
         self._clock.mark(step)
-        self._waiting, self._new = self._new, []
-        before, then, busy = self._mark
-        self.restart_clock(step)
-        seconds = max(self._mark[1] - then - (self._mark[2] - busy), 1e-9)
-        if step > before:
-            per_second = (step - before) * self._units_per_step / seconds
-            self._speed = {
-                f"{self._unit}_per_second": per_second,
-                "ms_per_step": 1000 * seconds / (step - before),
-            }
-            self._figures = self._hosts.measure(step - before, self._speed["ms_per_step"])
+        self._waiting, self._new, self._timed = self._new, [], False
+        self._time()
+        if self._speed:
+            ms_per_step = self._speed["ms_per_step"]
+            self._figures = self._hosts.measure(step - self._ended, ms_per_step)
+        self._ended = step
 
     def settle(self) -> None:
         """Waits for everything under way and writes the intervals that have ended.
@@ -156,10 +154,30 @@ class Log:
         """Ends the progress bar."""
         self._bar.close()
 
+    def _time(self, done: bool = False) -> None:
+        """Takes the time of the interval that waits, once it is seen to be done: the steps are only
+        queued when it ends on the host."""
+        if self._timed or not self._waiting:
+            return
+        step, metrics = self._waiting[-1]
+        newest = jax.tree.leaves(metrics)[0]
+        if not (done or newest.is_ready()):
+            return
+        self._timed = True
+        before, then, busy = self._mark
+        self.restart_clock(step)
+        seconds = max(self._mark[1] - then - (self._mark[2] - busy), 1e-9)
+        if step > before:
+            self._speed = {
+                f"{self._unit}_per_second": (step - before) * self._units_per_step / seconds,
+                "ms_per_step": 1000 * seconds / (step - before),
+            }
+
     def _flush(self) -> None:
         if not self._waiting:
             return
         fetched = self._fetch(self._waiting)
+        self._time(done=True)
         self._waiting = []
         step, values = fetched[-1][0], self._last_values(fetched)
         self.latest |= values
