@@ -47,7 +47,8 @@ def train(flags, config, _) -> dict[str, Any]:
     with _joined(flags, config):
         from aigc_jax.train import train
 
-        return train(config, workdir, force=flags.resume == "force")
+        executable = Path(flags.executable) if flags.executable else None
+        return train(config, workdir, force=flags.resume == "force", executable=executable)
 
 
 def evaluate(flags, config, _) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def compile(flags, config, _) -> dict[str, Any]:
         raise UserError("--config=FILE is missing; there are some under configs/")
     _quiet()
     if flags.sweep:
-        for name in ("check", "find_batch"):
+        for name in ("check", "find_batch", "save"):
             if flags[name]:
                 raise UserError(f"--sweep and --{name} do not go together")
         if flags.what != "train" or flags.slices != 1:
@@ -103,6 +104,8 @@ def compile(flags, config, _) -> dict[str, Any]:
         from aigc_jax.sweep import sweep
 
         return sweep(config, flags.topology, out=flags.out)
+    if flags.save and (flags.what != "train" or flags.find_batch):
+        raise UserError("--save is of the train step at the config's batch size")
     from aigc_jax.compile import compile
 
     return compile(
@@ -113,6 +116,7 @@ def compile(flags, config, _) -> dict[str, Any]:
         check=flags.check,
         find_batch=flags.find_batch,
         out=flags.out,
+        save=flags.save,
     )
 
 
@@ -135,6 +139,7 @@ VERBS = {
             CONFIG,
             WORKDIR,
             Flag("resume", str, "auto", "force: go on although the run had another config"),
+            Flag("executable", str, "", "file with the compiled step; made if it is not there"),
             *PROCESSES,
         ),
         "aigc train --config=configs/gan/dcgan.py --workdir=runs/dcgan --config.train.duration='2 "
@@ -192,6 +197,7 @@ VERBS = {
             Flag("what", str, "train", "train, eval or generate"),
             Flag("check", bool, False, "exit with 2 when it does not fit"),
             Flag("find_batch", bool, False, "look for the largest batch size that fits"),
+            Flag("save", str, "", "file for the compiled step: `aigc train --executable=FILE`"),
             Flag("sweep", bool, False, "weak and strong scaling from 4 to 256 chips"),
             Flag("out", str, "", "file to write, without its ending: .json, for a sweep .png too"),
         ),

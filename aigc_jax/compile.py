@@ -4,8 +4,8 @@ libtpu holds XLA's TPU compiler, and it runs on a CPU. What is compiled is what 
 and `generate` run, with its shardings and donation.
 """
 
+import contextlib
 import math
-import os
 import re
 import time
 from collections.abc import Callable
@@ -19,8 +19,10 @@ import numpy as np
 from aigc_jax import flops, hlo, topology
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
+from aigc_jax.executable import save as save_executable
+from aigc_jax.executable import uncached
 from aigc_jax.experiment import Experiment
-from aigc_jax.files import write_json
+from aigc_jax.files import check_writable, write_json
 from aigc_jax.observe import say
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import path_name
@@ -38,6 +40,7 @@ def compile(
     check: bool = False,
     find_batch: bool = False,
     out: str = "",
+    save: str = "",
 ) -> dict[str, Any]:
     """Compiles one program for a topology and tells what each chip holds and does.
 
@@ -49,22 +52,24 @@ def compile(
         check: a program that does not fit is an error.
         find_batch: look for the largest batch size that fits, and report on that.
         out: a file to write the report to, without its ending.
+        save: a file to write the compiled step to, for `train`.
 
     Raises:
-        UserError: the topology is unknown, libtpu is missing, `out` cannot be written, or with
-            `check` the program does not fit.
+        UserError: the topology is unknown, libtpu is missing, `out` or `save` cannot be written, or
+            with `check` or `save` the program does not fit.
     """
     path = out_path(out, ".json") if out else None
+    executable = check_writable("save", save, Path(save)) if save else None
     target = topology.describe(name, slices)
     config = config.copy_and_resolve_references()
     if find_batch:
         report = find_largest_batch(config, target, what)
     else:
-        report = compile_for(config, target, what)
+        report = compile_for(config, target, what, executable)
     say(table(report))
     if path:
         write_json(path, report)
-    if check and not report["fits"]:
+    if (check or save) and not report["fits"]:
         raise UserError(
             f"{name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
             "config.parallel.fsdp"
@@ -72,9 +77,13 @@ def compile(
     return report
 
 
-def compile_for(config: Config, target: Topology, what: str = "train") -> dict[str, Any]:
+def compile_for(
+    config: Config, target: Topology, what: str = "train", executable: Path | None = None
+) -> dict[str, Any]:
     """The report on one program: bytes, FLOPs and seconds are per chip and step (or batch, or
     call of `generate`). One that the compiler refuses for want of memory is reported without them.
+
+    What was compiled is written to the file `executable` if it fits.
     """
     experiment = Experiment(config, devices=target.devices)
     program = lookup(PROGRAMS, what, "--what")(experiment)
@@ -92,7 +101,9 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
     }
     begin = time.perf_counter()
     try:
-        compiled = program.run.lower(*program.args).compile()
+        lowered = program.run.lower(*program.args)
+        with uncached() if executable else contextlib.nullcontext():
+            compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -111,6 +122,9 @@ def compile_for(config: Config, target: Topology, what: str = "train") -> dict[s
         "temporaries": memory.temp_size_in_bytes,
     }
     peak = sum(sizes.values()) - 2 * sizes["donated"]
+    if executable and peak <= target.chip.hbm_bytes:
+        save_executable(executable, compiled, lowered, target.devices)
+        say(f"saved as {executable}")
     return {
         **report,
         "fits": peak <= target.chip.hbm_bytes,
@@ -320,10 +334,4 @@ def table(report: dict[str, Any]) -> str:
 def out_path(out: str, ending: str) -> Path:
     """The file `OUT` with its ending, in a directory that is there and can be written."""
     path = Path(out).with_name(Path(out).name.removesuffix(".json") + ending)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write --out={out}: {error.strerror}") from None
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
-        raise UserError(f"cannot write --out={out}: {path} is no file that can be written")
-    return path
+    return check_writable("out", out, path)

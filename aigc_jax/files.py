@@ -24,10 +24,26 @@ def writing(workdir: Path):
         ) from error
 
 
+def check_writable(flag: str, value: str, path: Path) -> Path:
+    """The path, its directory made, or a `UserError` before hours of work are lost."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write --{flag}={value}: {error.strerror}") from None
+    if not os.access(path.parent, os.W_OK) or path.is_dir():
+        raise UserError(f"cannot write --{flag}={value}: {path} is no file that can be written")
+    return path
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
     partial = path.with_suffix(f".{os.getpid()}.partial")  # another verb may write it as well
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

@@ -13,12 +13,14 @@ from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import check_same_text, make_evaluator, write_report
+from aigc_jax.executable import from_file
 from aigc_jax.experiment import Experiment, describe_data
 from aigc_jax.files import write_json
 from aigc_jax.goodput import Clock
 from aigc_jax.lock import Lock
 from aigc_jax.observe import describe, say
 from aigc_jax.parallel.processes import StopSignal, is_lead
+from aigc_jax.programs import train_program
 from aigc_jax.sample import make_sampler
 from aigc_jax.watch import Profile, Watch
 
@@ -38,13 +40,16 @@ FREE_KEYS = (
 )
 
 
-def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, Any]:
+def train(
+    config: Config, workdir: Path, *, force: bool = False, executable: Path | None = None
+) -> dict[str, Any]:
     """Trains until `config.train.duration`, going on from the newest checkpoint if there is one.
 
     Args:
         config: the experiment.
         workdir: receives everything; made if it is not there.
         force: go on although the run in `workdir` had another config.
+        executable: a file with the compiled step, see `executable.from_file`.
 
     Returns:
         A summary: the last step, its metrics, the goodput of the whole run, and `stopped`, the
@@ -54,6 +59,8 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
         UserError: bad input, a run that is using `workdir`, a non-finite metric, or no room for a
             checkpoint.
     """
+    if executable and config.parallel.mode != "jit":
+        raise UserError("--executable is for config.parallel.mode=jit")
     clock = Clock()
     with contextlib.ExitStack() as held:
         with clock("start"):
@@ -61,11 +68,16 @@ def train(config: Config, workdir: Path, *, force: bool = False) -> dict[str, An
             lock = held.enter_context(Lock(workdir))
             held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
             profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(config, workdir, clock, lock, profile)
+        return _train(config, workdir, clock, lock, profile, executable)
 
 
 def _train(
-    config: Config, workdir: Path, clock: Clock, lock: Lock, profile: Profile
+    config: Config,
+    workdir: Path,
+    clock: Clock,
+    lock: Lock,
+    profile: Profile,
+    executable: Path | None,
 ) -> dict[str, Any]:
     with clock("start"):
         experiment = Experiment(config)
@@ -79,6 +91,11 @@ def _train(
         state = experiment.init() if state is None else state
         step = int(state.step)
         run = experiment.compile_train()
+    if executable:
+        with clock("compile"):
+            devices = list(experiment.mesh.devices.flat)
+            run = from_file(executable, train_program(experiment), devices)
+    with clock("start"):
         evaluate = make_evaluator(experiment) if experiment.eval_data else None
         writer = observe.Writer(workdir, active=is_lead())
         sample = make_sampler(experiment, workdir, writer)

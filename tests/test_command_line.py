@@ -110,6 +110,13 @@ BAD = {
     "placement": (["train", VAE, "--config.data.placement=gpu"], "memory, device or disk"),
     "profile": (["train", VAE, "--config.train.profile=5"], 'write e.g. "100:110"'),
     "resume": (["train", VAE, "--resume=always"], "use auto or force"),
+    "executable of pmap": (
+        ["train", VAE, "--executable=step", "--config.parallel.mode=pmap"],
+        "--executable is for config.parallel.mode=jit",
+    ),
+    "executable": (["train", VAE, "--executable=README.md"], "README.md is not one that was saved"),
+    "save": (["compile", VAE, "--what=eval", "--save=step"], "--save is of the train step"),
+    "sweep": (["compile", VAE, "--sweep", "--save=step"], "do not go together"),
     "no run": (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
     "no workdir": (["generate"], "--workdir=DIR is missing"),
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
