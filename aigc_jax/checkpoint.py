@@ -209,7 +209,11 @@ class Checkpoints:
                         keep_checkpoints_without_metrics=False,
                     )
                 )
+            # Made in the background, a directory that cannot be made is waited for by Orbax's
+            # threads: the process says so and then lives on for 20 minutes.
+            in_background = ocp.options.AsyncOptions(create_directories_asynchronously=False)
             options = ocp.CheckpointManagerOptions(
+                async_options=in_background,
                 preservation_policy=policies.AnyPreservationPolicy(preserve),
                 cleanup_tmp_directories=not self.read_only,
                 read_only=self.read_only,

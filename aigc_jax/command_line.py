@@ -47,6 +47,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     from ml_collections import config_flags
 
     known = {flag.name for flag in flags}
+    argv = [_underscored(arg, known) for arg in argv]
     values = absl_flags.FlagValues()
     define = {
         str: absl_flags.DEFINE_string,
@@ -57,7 +58,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     for flag in flags:
         if flag.name != "config":
             define[flag.type](flag.name, flag.default, flag.about, flag_values=values)
-    argv, path = _take_config(list(argv)) if "config" in known else (list(argv), "")
+    argv, path = _take_config(argv) if "config" in known else (argv, "")
     overrides = [match[1] for arg in argv if (match := _OVERRIDE.fullmatch(arg))]
     config = None
     if path:
@@ -165,6 +166,13 @@ def verb_help(name: str, verb: Any, argv: Sequence[str]) -> str:
         lines += ["", f"{path}: {about}", "", "Keys:"]
         lines += [f"  --config.{key}={value!r}" for key, value in _flat(load(path))]
     return "\n".join(lines)
+
+
+def _underscored(arg: str, known: set[str]) -> str:
+    """A known flag written with hyphens, as it is defined."""
+    match = re.fullmatch(r"--([\w-]+)(=.*)?", arg, re.DOTALL)
+    name = match[1].replace("-", "_") if match else ""
+    return f"--{name}{match[2] or ''}" if match and name in known else arg
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], str]:

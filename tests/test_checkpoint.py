@@ -1,9 +1,11 @@
 """What comes back from disk is what was saved, or an earlier checkpoint: never something else."""
 
+import errno
 import json
 import os
 import resource
 import shutil
+import threading
 import time
 
 import jax
@@ -176,3 +178,28 @@ def test_a_write_that_fails_in_the_background_is_noticed_before_the_next(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert checkpoints.steps() == []
     checkpoints.close()
+
+
+def test_a_write_that_cannot_begin_leaves_no_thread_behind(tmp_path, monkeypatch):
+    """As when the directory was made read-only, which `tests/faults/disk.py` does."""
+    before = set(threading.enumerate())
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_of(1, "x"), {}, None)
+    checkpoints.wait()
+    make = os.mkdir
+
+    def refuse(path, *args, **kwargs):
+        if "orbax-checkpoint-tmp" in str(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        make(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(UserError, match=r"Read-only file system.* are whole"):
+            checkpoints.save(2, state_of(2, "x"), {}, None)
+    checkpoints.close()
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in left:  # the process could not end before them
+        thread.join(timeout=5.0)
+    assert not [thread.name for thread in left if thread.is_alive()]
+    assert Checkpoints(tmp_path).restore(abstract("x"))["step"] == 1

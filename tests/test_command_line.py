@@ -117,6 +117,7 @@ BAD = {
     "executable": (["train", VAE, "--executable=README.md"], "README.md is not one that was saved"),
     "save": (["compile", VAE, "--what=eval", "--save=step"], "--save is of the train step"),
     "sweep": (["compile", VAE, "--sweep", "--save=step"], "do not go together"),
+    "hyphens": (["compile", VAE, "--sweep", "--find-batch"], "--find_batch do not go together"),
     "no run": (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
     "no workdir": (["generate"], "--workdir=DIR is missing"),
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),

@@ -43,13 +43,13 @@ def one(name: str, run: Run, harm: Callable, moment: Callable) -> None:
     run.start()
     run.wait_for(lambda: len(run.saved()) == 2 and moment(run))
     undo = harm(directory)
-    codes = run.wait()
+    codes = run.wait(timeout=60)
     errors = [line for line in run.said().splitlines() if line.startswith("error:")]
     reached, kept = run.logged(), run.saved()[-1]
     print(f"disk {name}: exit codes {codes}, steps {run.saved()} whole, {reached - kept} lost")
     print(f"  {errors[-1] if errors else run.said()[-1000:]}", flush=True)
-    if run.steps in run.saved():
-        sys.exit("FAILED: the run did not notice")
+    if run.steps in run.saved() or codes != [2] * len(codes):
+        sys.exit("FAILED: the run did not notice, or did not end by itself with 2")
     undo()
     if any(run.start().wait()):
         sys.exit(f"FAILED: did not go on: {run.said()[-2000:]}")
