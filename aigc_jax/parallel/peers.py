@@ -4,8 +4,10 @@ JAX's own service names nobody who never came, notices a dead process after minu
 then aborts the others with a page of C++. These lines are there before JAX connects the processes
 and until they end: a TCP connection to the coordinator's port, which JAX's service takes over once
 all have come. A process that dies closes its line; process 0 tells the others, and all end with
-`PEER_DIED`, for a launcher to start them again. One that fails tells its exit code, and the others
-end with the same: what one of them finds wrong with the input, a person has to mend.
+`PEER_DIED`, for a launcher to start them again. One that freezes keeps its line, and JAX's service
+is the first to notice: before it aborts a process, that one asks the others for a sign of life. One
+that fails tells its exit code, and the others end with the same: what one of them finds wrong with
+the input, a person has to mend.
 """
 
 import contextlib
@@ -22,6 +24,7 @@ import time
 from aigc_jax.errors import UserError
 
 PEER_DIED = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command, again
+SILENT = -1  # in place of an exit code: alive as far as its line tells, and does not answer
 GRACE = 5.0  # seconds in which this process may end by itself, of the same cause as the other
 
 
@@ -48,6 +51,7 @@ class Peers:
             raise UserError(f"--process_id={process_id} is not one of 0 to {num_processes - 1}")
         self._lines: dict[int, socket.socket] = {}  # by process
         self._lost: tuple[int, int] | None = None  # who died first, and the exit code it told
+        self._heard: set[int] = set()  # who has answered
         self._leaving = False
         deadline = time.monotonic() + timeout
         if process_id:
@@ -168,6 +172,12 @@ class Peers:
             while self._lines:
                 for key, _ in selector.select():
                     said = _read(self._lines[key.data])
+                    if said.startswith("alive"):
+                        self._heard.add(key.data)
+                        continue
+                    if said.startswith("answer"):
+                        self._say("alive\n")
+                        continue
                     if self.process_id == 0 or not said.startswith("lost"):
                         selector.unregister(key.fileobj)
                         del self._lines[key.data]
@@ -187,10 +197,14 @@ class Peers:
             self._mourned()
 
     def _aborted(self) -> None:
-        """JAX aborts this process: says why, if it is that another one has died."""
-        deadline = time.monotonic() + GRACE / 5
+        """JAX aborts this process: says why, if it is that another one has died or is frozen."""
+        self._say("answer\n")
+        # Process 0 decides who is silent; the others, but for its own silence, wait to hear of it.
+        deadline = time.monotonic() + (GRACE if self.process_id else GRACE / 2)
         while self._lost is None and time.monotonic() < deadline:
-            time.sleep(0.01)  # `_watch` may be about to hear of it
+            time.sleep(0.01)
+        if silent := sorted(set(self._lines) - self._heard):
+            self._mourn(silent[0], SILENT)
         if self._lost is not None:
             self._mourned()
 
@@ -198,11 +212,12 @@ class Peers:
         """Ends this process for another's sake: with its exit code, if it told one."""
         assert self._lost is not None
         lost, code = self._lost
-        if code:
+        if code > 0:
             self._end(f"process {lost} of {self.num_processes} failed; see what it says", code)
+        what = "does not answer any more" if code == SILENT else "died without a word"
         self._end(
-            f"process {lost} of {self.num_processes} died without a word, so this one ends too; "
-            "the same command, on all, goes on from the newest checkpoint"
+            f"process {lost} of {self.num_processes} {what}, so this one ends too; the same "
+            "command, on all, goes on from the newest checkpoint"
         )
 
     def _say(self, words: str) -> None:

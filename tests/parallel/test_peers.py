@@ -105,3 +105,22 @@ def test_jax_aborts_when_process_0_has_died():
 def test_an_abort_of_another_cause_stays_one():
     what = "time.sleep(5) if me == 0 else os.abort()"
     assert run(what, range(2), 2)[1][0] == -6
+
+
+@pytest.mark.parametrize("frozen", [0, 2])
+def test_one_that_is_frozen_when_jax_aborts_the_others_is_named(frozen):
+    what = f"""
+if me == {frozen}:
+    child = os.fork()  # to end what stands still
+    if child == 0:
+        time.sleep(6)
+        os.kill(os.getppid(), 9)
+        os._exit(0)
+    os.kill(os.getpid(), 19)
+time.sleep(0.5)
+os.abort()
+"""
+    for i, (code, line) in enumerate(run(what, range(3), 3)):
+        if i != frozen:
+            assert code == 75
+            assert f"process {frozen} of 3 does not answer any more" in line
