@@ -1,6 +1,7 @@
 """The DCGAN of Radford et al. (2015) at 64 x 64 in colour, the size of CelebA's crops.
 
   aigc train --config=configs/gan/dcgan64.py --config.data.source=DIR    a folder of images
+  aigc train --config=configs/gan/dcgan64.py:mnist                       half an hour on a CPU
   aigc train --config=configs/gan/dcgan64.py:smoke                       seconds
 
 Generator 100-1024-512-256-128-3, 12,658,432 parameters; discriminator 3-128-256-512-1024-1,
@@ -9,9 +10,12 @@ with b1=0.5, kernels from N(0, 0.02): the counts are those of PyTorch's example 
 width. The paper's batch is 128. Computation in bfloat16; parameters, losses and statistics in
 float32.
 
-Never trained at this size. A narrow one (generator 128-64-32-16, discriminator 8-16-32-64, batch
-32, float32, 500 steps on 4,500 digits scaled to 64 x 64, one CPU device) had learnt no digits: its
-discriminator told every fake.
+Never trained at full width. Seen (`:mnist`: half the width, PyTorch's, on 64 x 64 digits, 1,500
+steps of 64, float32, seed 0, one CPU device): the first digits after 400 steps, docs/dcgan64.png at
+the end; `aigc evaluate`, 10,000 test digits: discriminator loss 0.883, generator loss 1.040; 92 %
+of the real and 69 % of as many generated digits told right. At a quarter of the width, all else the
+same, the discriminator wins (loss below 0.001 after 400 steps) and nothing is learnt, in PyTorch as
+here.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +24,7 @@ from aigc_jax.config import base, check_arg, images, optimizer
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    check_arg(arg, "smoke")
+    check_arg(arg, "mnist", "smoke")
     config = base()
     config.task = {"name": "gan", "loss": "non_saturating", "latent_dim": 100}
     layers = {
@@ -50,6 +54,19 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.precision = "bfloat16"
     config.train.ema_decay = 0.999
 
+    if arg == "mnist":
+        config.data = images("mnist", batch_size=64, scale="signed")
+        config.data.image_size = 64
+        config.data.placement = "device"
+        config.model.generator.features = (512, 256, 128, 64)
+        config.model.discriminator.features = (64, 128, 256, 512)
+        config.train.duration = "1500 steps"
+        config.train.precision = "float32"
+        config.train.ema_decay = 0.99
+        config.train.eval_every = "never"
+        config.train.sample_every = "100 steps"
+        config.train.checkpoint_every = "500 steps"
+        config.parallel.cpu_devices = 1  # as it was run
     if arg == "smoke":
         config.data.source = "synthetic_images:64x64x3:64"
         config.data.eval_split = "test[:8]"
