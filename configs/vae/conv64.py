@@ -8,6 +8,13 @@ Four stride-2 convolutions of 64 to 512 channels, 128 latent dimensions, and the
 learned scale per channel: a likelihood, as cross entropy on intensities is not, and one that cannot
 grow without bound, as a Gaussian density can. `loss / (12288 log 2)` is the bound in bits per
 dimension; a uniform guess has 8. Computation in bfloat16; parameters and losses in float32.
+
+Never trained at full width. Seen at half of it (features 32 to 256, latent_dim=32) on 64 x 64
+digits (`--config.data.source=mnist --config.data.flip=False --config.data.batch_size=64`, float32,
+seed 0, one CPU device): with `--config.task.likelihood=bernoulli` on grey levels, 600 steps, test
+digits come back sharp, KL 55 nats. With the logistic likelihood, 500 steps, the KL falls to 0.005:
+black is the median of every pixel of a digit, and a logistic, like an absolute error, is content
+with it. It is for photographs.
 """
 
 from ml_collections import ConfigDict
