@@ -20,7 +20,8 @@ USUAL = 20  # intervals that make up what is usual
 
 
 class Hosts:
-    """Each process measures itself over a log interval; the figures meet an interval later.
+    """Each process measures itself over a log interval; the figures meet an interval later, and the
+    line that they are written on is one further than the interval whose steps they time.
 
     Nothing waits: the exchange is one small program behind the steps. In synchronous training all
     processes take the same time for a step, that of the slowest, and what tells it from the others
@@ -38,13 +39,13 @@ class Hosts:
             self._exchange = jax.jit(lambda x: x, out_shardings=whole)
 
     def measure(self, steps: int, ms_per_step: float) -> Any:
-        """This interval's figures of all processes, `[processes, 3]` in the order of `FLOORS`.
+        """The newest figures of all processes, `[processes, 3]` in the order of `FLOORS`.
 
         Every process calls it at the same step. The array may still be in the making.
 
         Args:
-            steps: of the interval.
-            ms_per_step: of this process.
+            steps: of the interval that ends now, for the time that its data took.
+            ms_per_step: of this process, in the interval before: that one's steps are done.
         """
         before, self._data = self._data, self._clock.seconds().get("data", 0.0)
         data = 1000 * (self._data - before) / max(steps, 1)

@@ -134,12 +134,12 @@ class Log:
         """Ends an interval: writes the one before it."""
         self._flush()
         self._clock.mark(step)
-        self._waiting, self._new, self._timed = self._new, [], False
-        self._time()
-        if self._speed:
+        if self._speed:  # of the interval that was written last: the same one on all processes
             ms_per_step = self._speed["ms_per_step"]
             self._figures = self._hosts.measure(step - self._ended, ms_per_step)
+        self._waiting, self._new, self._timed = self._new, [], False
         self._ended = step
+        self._time()
 
     def settle(self) -> None:
         """Waits for everything under way and writes the intervals that have ended.

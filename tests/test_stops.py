@@ -64,9 +64,11 @@ def test_resume_on_two_processes(undisturbed, tmp_path):
         assert run.returncode == 0, errors
     compare_runs(undisturbed / "whole", tmp_path / "run")
     lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    last = [line for line in lines if "ms_per_step" in line][-1]
+    before, last = [line for line in lines if "ms_per_step" in line][-2:]
     assert 0 < last["host/memory_mib_min"] <= last["host/memory_mib_max"]
-    assert last["host/ms_per_step_max"] >= last["ms_per_step"] * (1 - 1e-6)
+    # Process 0's own figure is one of those that met, an interval later.
+    assert last["host/ms_per_step_max"] >= before["ms_per_step"] * (1 - 1e-6)
+    assert last["host/ms_per_step_min"] <= before["ms_per_step"] * (1 + 1e-6)
 
 
 def compare_runs(one: Path, other: Path) -> None:
