@@ -68,16 +68,17 @@ def run(workdir: Path, processes: int, keys: dict, sigterm_after: int = 1_000) -
         "JAX_NUM_PROCESSES": str(processes),
     }
     del env["NPROC"]
-    members = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "member.py"), str(plan)],
-            env={**env, "JAX_PROCESS_ID": str(i)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    errors = [member.communicate(timeout=500)[1] for member in members]
+    # What they say goes to files: a pipe that nobody reads stops a process when it is full.
+    logs = [plan.with_name(f"{plan.name}.{i}.log") for i in range(processes)]
+    members = []
+    for i, log in enumerate(logs):
+        with open(log, "w", encoding="utf-8") as file:
+            command = [sys.executable, str(ROOT / "tests" / "member.py"), str(plan)]
+            environment = {**env, "JAX_PROCESS_ID": str(i)}
+            members.append(subprocess.Popen(command, env=environment, stderr=file))
+    for member in members:
+        member.wait(timeout=500)
+    errors = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
     seen = []
     for i, member in enumerate(members):
         assert member.returncode in (0, 143), errors[i]
