@@ -8,17 +8,14 @@ within each round. The last line on stdout is one JSON object.
 
 import json
 import sys
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
+from loop import compiled_step
 
 from aigc_jax.command_line import Flag, load, parse
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
-from aigc_jax.train import stack
 
 FLAGS = (
     Flag("config", str, "", "FILE[:ARG], and --config.KEY=VALUE for the settings"),
@@ -52,26 +49,6 @@ def main() -> None:
         "ratio": {"p10": low, "p50": middle, "p90": high},
     }
     print(json.dumps(result))
-
-
-def compiled_step(config) -> Callable[[int], float]:
-    """Takes so many steps, their batch already on the devices; seconds per step."""
-    experiment = Experiment(config)
-    per_call = config.train.steps_per_call
-    feed = experiment.place(stack([experiment.train_feed(step) for step in range(per_call)]))
-    state = experiment.init()
-    run = experiment.compile_train().lower(state, feed, experiment.resident).compile()
-
-    def take(count: int) -> float:
-        nonlocal state
-        calls = -(-count // per_call)
-        begin = time.perf_counter()
-        for _ in range(calls):
-            state, metrics = run(state, feed, experiment.resident)
-        jax.block_until_ready(metrics)
-        return (time.perf_counter() - begin) / (calls * per_call)
-
-    return take
 
 
 if __name__ == "__main__":
