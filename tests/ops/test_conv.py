@@ -163,11 +163,13 @@ def test_on_a_tpu_a_gradient_is_three_native_convolutions(kind):
     assert "dot_general" not in text
 
 
-def test_on_a_cpu_only_the_dilated_input_is_convolved():
-    for kind in PAIRS:
-        text = lowered(kind, "cpu")
-        assert text.count("stablehlo.convolution") == text.count("lhs_dilate = [2, 2]") == 1
-        assert lowered(kind, "cpu", channels=1).count("lhs_dilate = [2, 2]") == 1
+@pytest.mark.parametrize("kind", PAIRS)
+def test_on_a_cpu_pixels_of_eight_channels_are_multiplied_as_matrices(kind):
+    """Five kernel rows, forward and in two gradients; of fewer channels they are convolved."""
+    text = lowered(kind, "cpu")
+    assert text.count("stablehlo.dot_general") == 15
+    assert "stablehlo.convolution" not in text
+    assert lowered(kind, "cpu", channels=1).count("stablehlo.convolution") == 3
 
 
 def test_unknown_padding_is_refused_by_name():
