@@ -1,6 +1,7 @@
 """Generative adversarial networks: a generator and a discriminator, updated in turn."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -103,14 +104,24 @@ class GAN:
     ) -> tuple[TrainState, Metrics]:
         """The discriminator's update, then the generator's through the updated discriminator.
 
-        Both see the same noise, so the compiler computes the generated images once.
+        Both judge the same images. Those of a whole batch are made once; with accumulation the
+        generator makes them again for its own update, so that one microbatch at a time is kept.
         """
         key_z, key_real, key_fake, key_judged = jax.random.split(key, 4)
         generator, discriminator = state.networks["generator"], state.networks["discriminator"]
         batch = dict(batch, z=self._noise(key_z, batch["id"]))
 
+        def generate(params, batch):
+            return self._generate(params, generator.stats, batch["z"], axis)
+
+        pull = stats_g = None
+        if self.accumulate == 1:
+            batch["fake"], pull, stats_g = jax.vjp(
+                partial(generate, batch=batch), generator.params, has_aux=True
+            )
+
         def loss_d(params, batch):
-            image, _ = self._generate(generator.params, generator.stats, batch["z"], axis)
+            image = batch["fake"] if pull else generate(generator.params, batch)[0]
             stats, ids = discriminator.stats, batch["id"]
             real, stats = self._judge(params, stats, batch["image"], ids, key_real, axis)
             fake, stats = self._judge(params, stats, image, ids, key_fake, axis)
@@ -124,17 +135,25 @@ class GAN:
             discriminator, mean_over(axis, grads), stats, self.tx["discriminator"], self.ema_decay
         )
 
-        def loss_g(params, batch):
-            image, stats = self._generate(params, generator.stats, batch["z"], axis)
+        def loss_g(image, batch):
             fake, _ = self._judge(
                 discriminator.params, discriminator.stats, image, batch["id"], key_judged, axis
             )
             loss = GENERATOR_LOSSES[self.loss](fake)
-            return loss.mean(), ({"generator_loss": average(loss)}, stats)
+            return loss.mean(), {"generator_loss": average(loss)}
 
-        grads, (metrics_g, stats) = accumulate_gradients(
-            loss_g, generator.params, batch, self.accumulate
-        )
+        def loss_through_generator(params, batch):
+            image, stats = generate(params, batch)
+            loss, metrics = loss_g(image, batch)
+            return loss, (metrics, stats)
+
+        if pull:
+            dimage, metrics_g = jax.grad(loss_g, has_aux=True)(batch["fake"], batch)
+            (grads,), stats = pull(dimage), stats_g
+        else:
+            grads, (metrics_g, stats) = accumulate_gradients(
+                loss_through_generator, generator.params, batch, self.accumulate
+            )
         generator = update_network(
             generator, mean_over(axis, grads), stats, self.tx["generator"], self.ema_decay
         )

@@ -114,9 +114,9 @@ def test_vmapped_and_scanned_gradients_are_the_gradients_one_by_one(kind):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@pytest.mark.parametrize("devices", [2, 8])
-def test_a_split_batch_is_never_gathered(kind, devices):
-    x, k = draw(0, 16, 6, 6, 8), draw(1, 3, 3, 8, 8)
+@pytest.mark.parametrize(("devices", "channels"), [(2, 8), (8, 8), (8, 3)])
+def test_a_split_batch_is_never_gathered(kind, devices, channels):
+    x, k = draw(0, 16, 6, 6, 8), draw(1, 3, 3, 8, channels)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
     grad = jax.value_and_grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1))
@@ -165,11 +165,18 @@ def test_on_a_tpu_a_gradient_is_three_native_convolutions(kind):
 
 @pytest.mark.parametrize("kind", PAIRS)
 def test_on_a_cpu_pixels_of_eight_channels_are_multiplied_as_matrices(kind):
-    """Five kernel rows, forward and in two gradients; of fewer channels they are convolved."""
+    """Five kernel rows, forward and in two gradients."""
     text = lowered(kind, "cpu")
     assert text.count("stablehlo.dot_general") == 15
     assert "stablehlo.convolution" not in text
-    assert lowered(kind, "cpu", channels=1).count("stablehlo.convolution") == 3
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_on_a_cpu_only_a_dilated_input_of_few_channels_is_a_product(kind):
+    text = lowered(kind, "cpu", channels=1)
+    assert text.count("stablehlo.dot_general") == 1
+    assert text.count("stablehlo.convolution") == 2
+    assert "lhs_dilate = [2, 2]" not in text
 
 
 def test_unknown_padding_is_refused_by_name():
