@@ -9,7 +9,8 @@ to a generator that ends in tanh; here the data is scaled to [-1, 1].
 
 Seen (20 epochs, seed 0, float32, one CPU device; `aigc evaluate`, 10,000 test digits):
 discriminator loss 1.328, generator loss 0.763; 65 % of the real and 56 % of as many generated
-digits told right. docs/dcgan.png shows 100.
+digits told right. docs/dcgan.png shows 100. Two devices of another processor, whose sums round
+otherwise, ended with 1.304, 0.840, 58 % and 67 %.
 """
 
 from ml_collections import ConfigDict
