@@ -4,16 +4,17 @@
   python benchmarks/peers.py --work=dcgan,gpt --starts=5
 
 Every contender is a process of its own, so that thread pools and allocators do not share an address
-space. How fast a process is depends on where its memory came to lie, for as long as it lives (the
-DCGAN of one PyTorch process takes 38 ms, of the next 52): so all are started several times, and the
-medians are over all starts. They take turns, one round of about `--seconds` each, in an order that
-turns with the round; whoever is not on turn waits on its standard input. A machine that slows down
-slows all of them down, and the ratio is taken within each round. But OpenMP threads, PyTorch's,
-wait for one another at every operation: on a busy machine PyTorch falls behind by factors, and a
-ratio flatters us. So the share of the machine that went to processes other than the contenders is
-measured, and above 5 % the verdict is withheld. `taskset -c 0 python benchmarks/peers.py` compares
-on one core, where nobody waits; there the processor time per step, `cpu`, holds even beside other
-work. The last line on stdout is one JSON object.
+space. One process is faster than the next for as long as it lives (seen: the DCGAN in channels-last
+PyTorch, 38 ms and 52): so all are started several times, and the medians are over all starts. They
+take turns, one round of about `--seconds` each, in an order that turns with the round; whoever is
+not on turn waits on its standard input. A machine that slows down slows all of them down, and the
+ratio is taken within each round. But OpenMP threads, PyTorch's, wait for one another at every
+operation: on a busy machine PyTorch falls behind by factors, and a ratio flatters us. So the share
+of the machine that went to processes other than the contenders is measured, and above 5 % the
+verdict is withheld. `taskset -c 0 python benchmarks/peers.py` compares on one core, where nobody
+waits; there the processor time per step, `cpu`, holds even beside other work.
+
+The last line on stdout is one JSON object.
 """
 
 import argparse

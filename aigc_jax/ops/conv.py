@@ -10,9 +10,9 @@ that family: the kernel gradient of a transposed convolution becomes a convoluti
 dilated and whose window is a whole image. XLA's CPU backend runs that some 30 times slower than the
 same sum written as the kernel gradient of the convolution that is transposed.
 
-On a CPU strided ones are written as matrix products, one per kernel row, which beat XLA's
-convolutions: a DCGAN's step takes four fifths of the time. Elsewhere, and where pixels hold few
-channels, every function here is one native convolution.
+On a CPU strided ones are matrix products, one per kernel row, which beat XLA's convolutions there;
+where the wide image has few channels, only its transpose is, as one product of all taps. Elsewhere
+every function here is one native convolution.
 """
 
 from collections.abc import Sequence
