@@ -101,12 +101,12 @@ def compile(flags, config, _) -> dict[str, Any]:
                 raise UserError(f"--sweep and --{name} do not go together")
         if flags.what != "train" or flags.slices != 1:
             raise UserError("--sweep is of the train step on one slice")
-        from aigc_jax.sweep import sweep
+        from aigc_jax.aot.sweep import sweep
 
         return sweep(config, flags.topology, out=flags.out)
     if flags.save and (flags.what != "train" or flags.find_batch):
         raise UserError("--save is of the train step at the config's batch size")
-    from aigc_jax.compile import compile
+    from aigc_jax.aot.compile import compile
 
     return compile(
         config,

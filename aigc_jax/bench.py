@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aigc_jax import flops, observe, rng
-from aigc_jax.config import Config
+from aigc_jax import rng
+from aigc_jax.aot import flops
+from aigc_jax.config import Config, as_json
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
-from aigc_jax.hosts import memory
+from aigc_jax.parallel.compile import stack
+from aigc_jax.run import observe
+from aigc_jax.run.hosts import memory
 from aigc_jax.tasks.task import Request
-from aigc_jax.train import as_json, stack
 
 WARM_UP = 3  # calls after compilation that are not timed
 ROUND_SECONDS = 0.1  # a round repeats a call for about this long, so that timers do not matter
@@ -60,7 +62,7 @@ def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, An
         "config": as_json(config),
     }
     shown = {k: v for k, v in result.items() if isinstance(v, float | int) and k != "rounds"}
-    observe.say("\n".join(f"{name:28} {value:,.6g}" for name, value in shown.items()))
+    observe.echo("\n".join(f"{name:28} {value:,.6g}" for name, value in shown.items()))
     return result
 
 

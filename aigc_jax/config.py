@@ -5,6 +5,7 @@ overridden on the command line (`--config.train.ema_decay=0.999`). This module i
 heavy: `--help` reads it.
 """
 
+import json
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,22 @@ def optimizer(
             "args": args,
         }
     )
+
+
+def as_json(config: Config) -> dict[str, Any]:
+    """A config as plain JSON values: tuples become lists."""
+    return json.loads(config.to_json_best_effort())
+
+
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """`{"train.keep": 2, ...}` from nested dicts."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def check_arg(arg: str, *known: str) -> None:

@@ -22,3 +22,8 @@ def lookup(table: dict, name: str, what: str):
     if name not in table:
         raise UserError(f'unknown {what} "{name}"{nearest(name, table)}')
     return table[name]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a message that has many."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]

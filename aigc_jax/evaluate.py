@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from aigc_jax import goodput
-from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment
-from aigc_jax.files import write_json
+from aigc_jax.experiment import Experiment, restore
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.run import goodput
+from aigc_jax.run.files import write_json
 from aigc_jax.tasks.task import TrainState
 
 
@@ -64,37 +63,6 @@ def write_report(workdir: Path, parts: dict[str, Any]) -> None:
     except (OSError, ValueError):
         before = {}
     write_json(path, {**before, **parts, "goodput": goodput.report(workdir)})
-
-
-def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
-    """The state of a run's newest (or best) checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    best_metric = experiment.config.train.best
-    checkpoints = Checkpoints(workdir / "checkpoints", best=best_metric, read_only=True)
-    if not checkpoints.steps():
-        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    step = None
-    if best:
-        step = checkpoints.best_step() if best_metric else None
-        if step is None:
-            raise UserError("--best: no checkpoint has the metric of config.train.best")
-    check_same_text(experiment, checkpoints.meta(step))
-    state = checkpoints.restore(experiment.abstract_state, step)
-    assert state is not None  # there are steps
-    return state
-
-
-def check_same_text(experiment: Experiment, meta: dict[str, Any] | None) -> None:
-    """A checkpoint's tokens mean what the data's tokens mean, or a `UserError`."""
-    stored, tokenizer = (meta or {"data": {}})["data"].get("tokenizer"), experiment.data.tokenizer
-    if stored and tokenizer is not None and stored != tokenizer.to_json():
-        raise UserError(
-            f"the text {experiment.data.name} has changed since the checkpoint was written: its "
-            "vocabulary is another; bring back the old text, or train in another --workdir"
-        )
 
 
 def protocol(experiment: Experiment) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,10 +14,11 @@ from aigc_jax.data import order, preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, lookup
-from aigc_jax.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import replicated, state_shardings
+from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.tasks.task import Batch, Metrics, Request, Samples, TrainState
 
 
@@ -268,3 +270,34 @@ def described_data(description: dict[str, Any]) -> Dataset:
         tokenizer=from_json(description["tokenizer"]) if text else None,
         num_classes=description["num_classes"],
     )
+
+
+def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
+    """The state of a run's newest (or best) checkpoint.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    best_metric = experiment.config.train.best
+    checkpoints = Checkpoints(workdir / "checkpoints", best=best_metric, read_only=True)
+    if not checkpoints.steps():
+        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
+    step = None
+    if best:
+        step = checkpoints.best_step() if best_metric else None
+        if step is None:
+            raise UserError("--best: no checkpoint has the metric of config.train.best")
+    check_same_text(experiment, checkpoints.meta(step))
+    state = checkpoints.restore(experiment.abstract_state, step)
+    assert state is not None  # there are steps
+    return state
+
+
+def check_same_text(experiment: Experiment, meta: dict[str, Any] | None) -> None:
+    """A checkpoint's tokens mean what the data's tokens mean, or a `UserError`."""
+    stored, tokenizer = (meta or {"data": {}})["data"].get("tokenizer"), experiment.data.tokenizer
+    if stored and tokenizer is not None and stored != tokenizer.to_json():
+        raise UserError(
+            f"the text {experiment.data.name} has changed since the checkpoint was written: its "
+            "vocabulary is another; bring back the old text, or train in another --workdir"
+        )

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from aigc_jax import goodput, observe
-from aigc_jax.checkpoint import Checkpoints
-from aigc_jax.config import Config
+from aigc_jax.aot.executable import from_file
+from aigc_jax.aot.programs import train_program
+from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import check_same_text, make_evaluator, write_report
-from aigc_jax.executable import from_file
-from aigc_jax.experiment import Experiment, describe_data
-from aigc_jax.files import write_json
-from aigc_jax.goodput import Clock
-from aigc_jax.lock import Lock
-from aigc_jax.observe import describe, say
+from aigc_jax.evaluate import make_evaluator, write_report
+from aigc_jax.experiment import Experiment, check_same_text, describe_data
+from aigc_jax.parallel.compile import stack
 from aigc_jax.parallel.processes import StopSignal, is_lead
-from aigc_jax.programs import train_program
+from aigc_jax.run import goodput, observe
+from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.files import write_json
+from aigc_jax.run.goodput import Clock
+from aigc_jax.run.lock import Lock
+from aigc_jax.run.observe import describe, echo
+from aigc_jax.run.watch import Profile, Watch
 from aigc_jax.sample import make_sampler
-from aigc_jax.watch import Profile, Watch
 
 EVENTS = ("log", "eval", "sample", "checkpoint")
 
@@ -104,11 +104,11 @@ def _train(
                 clock.keep(workdir, step)
             write_json(workdir / "config.json", as_json(config))
             write_json(workdir / "environment.json", observe.environment(config.seed))
-        say(observe.parameter_table(state))
-        say(observe.device_table(experiment.mesh, config.parallel.mode))
+        echo(observe.parameter_table(state))
+        echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
             done = step >= experiment.num_steps
-            say("the run is complete" if done else f"resuming from step {step}")
+            echo("the run is complete" if done else f"resuming from step {step}")
 
     total = experiment.num_steps
     unit, per_example = experiment.unit
@@ -160,7 +160,7 @@ def _train(
                     with clock("evaluation"):
                         results = evaluated = evaluate(state)
                     writer.scalars(step, {f"eval/{k}": v for k, v in evaluated.items()})
-                    say(f"step {step}: evaluation {describe(evaluated)}")
+                    echo(f"step {step}: evaluation {describe(evaluated)}")
                 if due("sample"):
                     with clock("sample"):
                         sample(state)
@@ -177,7 +177,7 @@ def _train(
             clock.mark(step)
             clock.close()
             writer.close()
-    say(f"time: {describe(clock.shares())}")
+    echo(f"time: {describe(clock.shares())}")
     if is_lead():
         write_report(workdir, {})
     return {
@@ -216,22 +216,6 @@ def claim(workdir: Path, config: Config, force: bool) -> None:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
 
 
-def as_json(config: Config) -> dict[str, Any]:
-    """A config as plain JSON values: tuples become lists."""
-    return json.loads(config.to_json_best_effort())
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """`{"train.keep": 2, ...}` from nested dicts."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def round_up(interval: int, config: Config) -> int:
     """An interval in whole calls: events happen between calls of `steps_per_call` steps."""
     return -(-interval // config.train.steps_per_call) * config.train.steps_per_call
@@ -250,8 +234,3 @@ def feed_ahead(experiment: Experiment, start: int, stop: int):
 
         return prefetch(experiment.train_feed, start, stop)
     return (experiment.train_feed(step) for step in range(start, stop))
-
-
-def stack(feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Feeds of several steps with a leading axis of steps."""
-    return {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}

@@ -21,7 +21,8 @@ import numpy as np
 from aigc_jax.command_line import load
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
-from aigc_jax.train import stack, train
+from aigc_jax.parallel.compile import stack
+from aigc_jax.train import train
 
 STEPS = 600
 

@@ -9,7 +9,7 @@ import jaxlib
 from aigc_jax.command_line import load
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
-from aigc_jax.train import stack
+from aigc_jax.parallel.compile import stack
 
 CONFIGS = {
     "dense_gan": ("configs/gan/dense.py", "mnist5k"),

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 from aigc_jax import command_line
-from aigc_jax.evaluate import restore
-from aigc_jax.experiment import Experiment
-from aigc_jax.train import stack
+from aigc_jax.experiment import Experiment, restore
+from aigc_jax.parallel.compile import stack
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = {

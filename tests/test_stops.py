@@ -20,9 +20,9 @@ from runs import (
     stop_at,
 )
 
-from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import StopSignal
+from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.train import train
 
 

@@ -20,11 +20,11 @@ from runs import (
 )
 
 from aigc_jax import train as train_module
-from aigc_jax.checkpoint import Checkpoints
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import evaluate, restore
-from aigc_jax.experiment import Experiment
-from aigc_jax.lock import Lock
+from aigc_jax.evaluate import evaluate
+from aigc_jax.experiment import Experiment, restore
+from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.lock import Lock
 from aigc_jax.train import claim, train
 
 

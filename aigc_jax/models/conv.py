@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from aigc_jax.ops.conv import conv2d, conv_transpose2d
-from aigc_jax.ops.layout import split_batch, whole
+from aigc_jax.ops.layout import shard_batch, unshard
 
 
 class Conv(nn.Module):
@@ -50,7 +50,7 @@ class Conv(nn.Module):
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = split_batch(convolve(x, whole(kernel), self.strides, self.padding))
+        y = shard_batch(convolve(x, unshard(kernel), self.strides, self.padding))
         return y if bias is None else y + bias
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.conv import Conv, ConvTranspose
 from aigc_jax.models.layers import Dense, Dropout
-from aigc_jax.ops.layout import split_batch
+from aigc_jax.ops.layout import shard_batch
 
 SLOPE = 0.2  # of the leaky ReLUs
 
@@ -76,10 +76,10 @@ class ConvGenerator(nn.Module):
             dtype=self.dtype,
         )
         x = Dense(math.prod(first), **layer)(z).reshape(-1, *first)
-        x = nn.relu(split_batch(norm()(x) if self.norm_first else x))
+        x = nn.relu(shard_batch(norm()(x) if self.norm_first else x))
         for features in self.features[1:]:
             x = ConvTranspose(features, *window, **layer)(x)
-            x = nn.leaky_relu(split_batch(norm()(x)), self.slope)
+            x = nn.leaky_relu(shard_batch(norm()(x)), self.slope)
         x = ConvTranspose(channels, *window, **layer)(x)
         return jnp.tanh(x.astype(jnp.float32))
 
@@ -126,7 +126,7 @@ class ConvDiscriminator(nn.Module):
                     axis_name=axis,
                     dtype=self.dtype,
                 )(x)
-            x = nn.leaky_relu(split_batch(x), SLOPE)
+            x = nn.leaky_relu(shard_batch(x), SLOPE)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         return Dense(1, **layer)(x)[:, 0]
 

@@ -9,15 +9,15 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from aigc_jax import rng
-from aigc_jax.ops.layout import whole
+from aigc_jax.ops.layout import unshard
 
 
 def _product(x: Array, kernel: Array, *args, **kwargs) -> Array:
-    return jax.lax.dot_general(x, whole(kernel), *args, **kwargs)
+    return jax.lax.dot_general(x, unshard(kernel), *args, **kwargs)
 
 
 Dense = functools.partial(nn.Dense, dot_general=_product)
-"""`nn.Dense`, its kernel made whole where it is used (`ops.layout.whole`)."""
+"""`nn.Dense`, its kernel made whole where it is used (`ops.layout.unshard`)."""
 
 
 class Dropout(nn.Module):

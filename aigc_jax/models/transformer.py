@@ -14,7 +14,7 @@ from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.layers import Dropout
 from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
 from aigc_jax.ops.cross_entropy import head_cross_entropy
-from aigc_jax.ops.layout import TENSOR_AXIS, free_axes, split_batch, whole
+from aigc_jax.ops.layout import TENSOR_AXIS, free_axes, shard_batch, unshard
 
 # What the backward pass of a block finds kept, by the name in `config.model.remat`. Everything else
 # it computes again. "attention" is what the attention returns (and the kernel's log-sum-exp).
@@ -196,8 +196,8 @@ class GPT(nn.Module):
                 f"{tokens.shape[1]} tokens do not fit in the model's block_size={self.block_size}"
             )
         positions = jax.lax.dynamic_slice_in_dim(self.position_embedding, position, tokens.shape[1])
-        x = (whole(self.token_embedding, 0)[tokens] + positions).astype(self.dtype)
-        x = split_batch(self.embedding_dropout(x, ids))
+        x = (unshard(self.token_embedding, 0)[tokens] + positions).astype(self.dtype)
+        x = shard_batch(self.embedding_dropout(x, ids))
         if self.scan_layers:
             x, cache = self.blocks(x, ids, cache, position)
             return self.final_norm(x), cache
@@ -208,7 +208,7 @@ class GPT(nn.Module):
         return self.final_norm(x), tuple(new_cache)
 
     def _logits(self, x):
-        table = whole(self.token_embedding.astype(self.dtype), 0)
+        table = unshard(self.token_embedding.astype(self.dtype), 0)
         return jnp.einsum("...c,vc->...v", x, table, preferred_element_type=jnp.float32)
 
 
@@ -244,7 +244,7 @@ class Block(nn.Module):
         h = layer_norm(self.use_bias, self.dtype, "attention_norm")(x)
         heads = (batch, length, self.num_heads, embed_dim // self.num_heads)
         qkv = QKV(self.use_bias, self.dtype, name="qkv")(h.reshape(-1, embed_dim))
-        query, key, value = (split_batch(part.reshape(heads), tensor_axis=2) for part in qkv)
+        query, key, value = (shard_batch(part.reshape(heads), tensor_axis=2) for part in qkv)
         if cache is not None:
             cache = KVCache(
                 jax.lax.dynamic_update_slice_in_dim(cache.keys, key, position, axis=1),
@@ -259,12 +259,12 @@ class Block(nn.Module):
             attention_dropout = Dropout(self.dropout, name="attention_dropout")
             h = causal_attention(query, key, value, position, lambda w: attention_dropout(w, ids))
         h = dense(embed_dim, 0, "attention_out", self.residual_std)(h.reshape(-1, embed_dim))
-        x = x + Dropout(self.dropout)(split_batch(h.reshape(x.shape)), ids)
+        x = x + Dropout(self.dropout)(shard_batch(h.reshape(x.shape)), ids)
 
         h = layer_norm(self.use_bias, self.dtype, "mlp_norm")(x)
         h = dense(self.mlp_ratio * embed_dim, 1, "mlp_in")(h.reshape(-1, embed_dim))
-        h = nn.gelu(split_batch(h, tensor_axis=1), approximate=True)
-        h = split_batch(dense(embed_dim, 0, "mlp_out", self.residual_std)(h).reshape(x.shape))
+        h = nn.gelu(shard_batch(h, tensor_axis=1), approximate=True)
+        h = shard_batch(dense(embed_dim, 0, "mlp_out", self.residual_std)(h).reshape(x.shape))
         return x + Dropout(self.dropout)(h, ids), cache
 
 
@@ -281,7 +281,7 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "rows inputs"]) -> Float[Array, "rows features"]:
         kernel_init = nn.initializers.normal(self.std)
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        out = x.astype(self.dtype) @ whole(kernel.astype(self.dtype), self.tensor_axis)
+        out = x.astype(self.dtype) @ unshard(kernel.astype(self.dtype), self.tensor_axis)
         if self.use_bias:
             out += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return out
@@ -306,7 +306,7 @@ class QKV(nn.Module):
             kernel = nn.initializers.normal(0.02)(key, (width, 3 * width))
             return kernel.reshape(width, 3, width).swapaxes(0, 1)
 
-        kernel = whole(self.param("kernel", init, (3, width, width)).astype(self.dtype), -1)
+        kernel = unshard(self.param("kernel", init, (3, width, width)).astype(self.dtype), -1)
         # Three products: of one, XLA's CPU backend would transpose the kernel at every step.
         parts = [x.astype(self.dtype) @ kernel[i] for i in range(3)]
         if self.use_bias:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from aigc_jax.ops.layout import batch_shards, split_batch, whole
+from aigc_jax.ops.layout import batch_shards, shard_batch, unshard
 
 CHUNK_BYTES = 1 << 29
 """Of float32 logits that one device holds at a time."""
@@ -57,16 +57,16 @@ def _sums(features, table, targets, weights, gradients: bool):
     # The devices' parts of the batch are an axis of their own: each adds up its own part of the
     # table's gradient over the chunks, and they are summed once.
     shards = math.gcd(batch, batch_shards())
-    stored, table = table, whole(table.astype(features.dtype), 0)
+    stored, table = table, unshard(table.astype(features.dtype), 0)
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def cut(x):
         x = x.reshape(shards, batch // shards, chunks, length // chunks, *x.shape[2:])
-        return split_batch(x).transpose(2, 0, 1, 3, *range(4, x.ndim))
+        return shard_batch(x).transpose(2, 0, 1, 3, *range(4, x.ndim))
 
     def chunk(sums, operands):
         x, target = operands
-        logits = split_batch(dot("dblc,vc->dblv", x, table), tensor_axis=3)
+        logits = shard_batch(dot("dblc,vc->dblv", x, table), tensor_axis=3)
         largest = logits.max(axis=-1, keepdims=True)
         log_total = largest[..., 0] + jnp.log(jnp.exp(logits - largest).sum(axis=-1))
         hit = jnp.arange(table.shape[0]) == target[..., None]
@@ -78,18 +78,18 @@ def _sums(features, table, targets, weights, gradients: bool):
         if not gradients:
             return (loss, correct, table_gradient), None
         difference = (jnp.exp(logits - log_total[..., None]) - hit) * weight[..., None]
-        difference = split_batch(difference.astype(x.dtype), tensor_axis=3)
-        gradient = split_batch(dot("dblv,vc->dblc", difference, table).astype(x.dtype))
-        table_gradient += split_batch(dot("dblv,dblc->dvc", difference, x), tensor_axis=1)
+        difference = shard_batch(difference.astype(x.dtype), tensor_axis=3)
+        gradient = shard_batch(dot("dblv,vc->dblc", difference, table).astype(x.dtype))
+        table_gradient += shard_batch(dot("dblv,dblc->dvc", difference, x), tensor_axis=1)
         return (loss, correct, table_gradient), gradient
 
     zero = jnp.zeros(())
-    start = split_batch(jnp.zeros((shards, *table.shape)), tensor_axis=1) if gradients else None
+    start = shard_batch(jnp.zeros((shards, *table.shape)), tensor_axis=1) if gradients else None
     sums, gradient = jax.lax.scan(chunk, (zero, zero, start), (cut(features), cut(targets)))
     if not gradients:
         return sums[:2], None
-    gradient = split_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)
-    _, scatter = jax.vjp(lambda t: whole(t, 0), stored)
+    gradient = shard_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)
+    _, scatter = jax.vjp(lambda t: unshard(t, 0), stored)
     return sums[:2], (gradient, *scatter(sums[2].sum(axis=0)))
 
 

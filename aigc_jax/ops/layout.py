@@ -18,11 +18,11 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Shaped
 
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")  # the batch is split over both: FSDP devices see different examples
 TENSOR_AXIS = "tensor"
 
 
-def split_batch(
+def shard_batch(
     x: Shaped[Array, "batch ..."], tensor_axis: int | None = None
 ) -> Shaped[Array, "batch ..."]:
     """Splits the leading axis of an activation over `data` and `fsdp`; the others stay whole.
@@ -39,16 +39,18 @@ def split_batch(
     return _constrain(x, {0: batch}, tensor_axis)
 
 
-def whole(parameter: Shaped[Array, "..."], tensor_axis: int | None = None) -> Shaped[Array, "..."]:
+def unshard(
+    parameter: Shaped[Array, "..."], tensor_axis: int | None = None
+) -> Shaped[Array, "..."]:
     """A parameter made whole on every device, but for `tensor_axis`, which is split over `tensor`.
 
     Its gradient is summed over the batch and split as the parameter is stored.
     """
-    return _whole(parameter, tensor_axis)
+    return _unshard(parameter, tensor_axis)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _whole(parameter, tensor_axis):
+def _unshard(parameter, tensor_axis):
     return _constrain(parameter, {}, tensor_axis) if free_axes() else parameter
 
 
@@ -62,7 +64,7 @@ def _scatter(tensor_axis, _, gradient):
     return (jax.lax.with_sharding_constraint(gradient, spec),)
 
 
-_whole.defvjp(lambda parameter, tensor_axis: (_whole(parameter, tensor_axis), None), _scatter)
+_unshard.defvjp(lambda parameter, tensor_axis: (_unshard(parameter, tensor_axis), None), _scatter)
 
 
 def parameter_spec(
@@ -91,7 +93,7 @@ def parameter_spec(
 
 
 def batch_shards() -> int:
-    """How many parts `split_batch` makes of a batch."""
+    """How many parts `shard_batch` makes of a batch."""
     sizes = free_axes()
     return math.prod(sizes.get(name, 1) for name in BATCH_AXES)
 

@@ -8,9 +8,9 @@ from jax.sharding import AxisType, Mesh
 
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
+from aigc_jax.ops.layout import BATCH_AXES
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # the batch is split over both: FSDP devices see different examples
 
 
 def make_mesh(parallel: Config, devices: list | None = None) -> Mesh:

@@ -77,9 +77,9 @@ class Peers:
         if code == 1:  # an exception: of this process, or the echo of another's death?
             time.sleep(GRACE / 5)
             if self._lost is not None:
-                self._mourned()
+                self._exit_for_peer()
         self._leaving = True
-        self._say(f"lost {self.process_id} {code}\n" if code else "done\n")
+        self._broadcast(f"lost {self.process_id} {code}\n" if code else "done\n")
         if code == 0:
             return
         deadline = time.monotonic() + GRACE
@@ -136,14 +136,14 @@ class Peers:
                 except TimeoutError:
                     there = {0, *self._lines}
                     absent = [str(i) for i in range(self.num_processes) if i not in there]
-                    self._say(f"missing {' '.join(absent)}\n")
+                    self._broadcast(f"missing {' '.join(absent)}\n")
                     self._end(_missing(absent, self.num_processes, timeout))
                 problem = self._greet(line)
                 if problem:
                     for other in (line, *self._lines.values()):
                         other.sendall(f"error {problem}\n".encode())
                     raise UserError(problem)
-        self._say("go\n")
+        self._broadcast("go\n")
 
     def _greet(self, line: socket.socket) -> str:
         """Takes a line in; what is wrong with it, if anything. Strangers are hung up on."""
@@ -176,39 +176,39 @@ class Peers:
                         self._heard.add(key.data)
                         continue
                     if said.startswith("answer"):
-                        self._say("alive\n")
+                        self._broadcast("alive\n")
                         continue
                     if self.process_id == 0 or not said.startswith("lost"):
                         selector.unregister(key.fileobj)
                         del self._lines[key.data]
                     if not said.startswith("done"):
-                        self._mourn(*_describe(key.data, said))
+                        self._peer_lost(*_describe(key.data, said))
 
-    def _mourn(self, lost: int, code: int) -> None:
+    def _peer_lost(self, lost: int, code: int) -> None:
         if self._lost is None:
             self._lost = lost, code
-            self._say(f"lost {lost} {code}\n")
+            self._broadcast(f"lost {lost} {code}\n")
             timer = threading.Timer(GRACE, self._give_up)
             timer.daemon = True
             timer.start()
 
     def _give_up(self) -> None:
         if not self._leaving:
-            self._mourned()
+            self._exit_for_peer()
 
     def _aborted(self) -> None:
         """JAX aborts this process: says why, if it is that another one has died or is frozen."""
-        self._say("answer\n")
+        self._broadcast("answer\n")
         # Process 0 decides who is silent; the others, but for its own silence, wait to hear of it.
         deadline = time.monotonic() + (GRACE if self.process_id else GRACE / 2)
         while self._lost is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if silent := sorted(set(self._lines) - self._heard):
-            self._mourn(silent[0], SILENT)
+            self._peer_lost(silent[0], SILENT)
         if self._lost is not None:
-            self._mourned()
+            self._exit_for_peer()
 
-    def _mourned(self) -> None:
+    def _exit_for_peer(self) -> None:
         """Ends this process for another's sake: with its exit code, if it told one."""
         assert self._lost is not None
         lost, code = self._lost
@@ -220,7 +220,7 @@ class Peers:
             "command, on all, goes on from the newest checkpoint"
         )
 
-    def _say(self, words: str) -> None:
+    def _broadcast(self, words: str) -> None:
         for line in list(self._lines.values()):
             with contextlib.suppress(OSError):
                 line.sendall(words.encode())

@@ -11,8 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax.errors import UserError
-from aigc_jax.ops.layout import parameter_spec
-from aigc_jax.parallel.mesh import BATCH_AXES
+from aigc_jax.ops.layout import BATCH_AXES, parameter_spec
 
 KEY = "config.parallel.rules"
 

@@ -10,8 +10,8 @@ from clu import metrics as clu_metrics
 from jaxtyping import Array, Key
 
 from aigc_jax.errors import UserError
+from aigc_jax.generate.decode import decode
 from aigc_jax.models.transformer import GPT, TENSOR_RULES
-from aigc_jax.ops.decode import decode
 from aigc_jax.tasks.task import (
     Batch,
     Metrics,

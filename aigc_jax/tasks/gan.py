@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from aigc_jax import rng
-from aigc_jax.ops.latent import walks
+from aigc_jax.generate.latent import walks
 from aigc_jax.tasks.task import (
     Batch,
     Metrics,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from aigc_jax import flops
+from aigc_jax.aot import flops
 from aigc_jax.errors import UserError
 from aigc_jax.models.transformer import GPT, REMAT, stack_layers, unstack_layers
-from aigc_jax.ops.layout import split_batch
+from aigc_jax.ops.layout import shard_batch
 
 VOCAB, BLOCK = 29, 12
 SMALL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16)
@@ -183,7 +183,7 @@ def test_bad_sizes_are_refused():
 def test_split_batch_splits_over_data_and_fsdp_where_a_mesh_is_set():
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     rows = jax.device_put(jnp.zeros((8, 3)), NamedSharding(mesh, PartitionSpec()))
-    split = jax.jit(lambda x: split_batch(x) + 1)
+    split = jax.jit(lambda x: shard_batch(x) + 1)
     with jax.set_mesh(mesh):
         assert split(rows).sharding.shard_shape((8, 3)) == (2, 3)
         assert split(rows[:6]).sharding.shard_shape((6, 3)) == (6, 3)  # 4 does not divide 6
@@ -192,7 +192,7 @@ def test_split_batch_splits_over_data_and_fsdp_where_a_mesh_is_set():
 
 def test_split_batch_leaves_pmapped_arrays_alone():
     rows = jnp.arange(16.0).reshape(8, 2, 1)
-    jaxpr = jax.make_jaxpr(jax.pmap(lambda x: split_batch(x) + 1, axis_name="data"))(rows)
+    jaxpr = jax.make_jaxpr(jax.pmap(lambda x: shard_batch(x) + 1, axis_name="data"))(rows)
     assert "sharding_constraint" not in str(jaxpr)
-    out = jax.pmap(lambda x: split_batch(x) + 1, axis_name="data")(rows)
+    out = jax.pmap(lambda x: shard_batch(x) + 1, axis_name="data")(rows)
     np.testing.assert_array_equal(out, rows + 1)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from aigc_jax import topology
-from aigc_jax.hlo import analyse
+from aigc_jax.aot import topology
+from aigc_jax.aot.hlo import analyse
 from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
 
 LENGTH, HEADS, HEAD_DIM = 256, 2, 16

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from aigc_jax.ops.layout import parameter_spec, split_batch, whole
+from aigc_jax.ops.layout import parameter_spec, shard_batch, unshard
 
 
 def test_whole_changes_no_number_and_splits_the_gradient_as_the_parameter():
@@ -16,7 +16,7 @@ def test_whole_changes_no_number_and_splits_the_gradient_as_the_parameter():
     assert stored.spec == PartitionSpec("fsdp", "tensor")
 
     def split(kernel):
-        return jnp.sin(split_batch(x) @ whole(kernel, -1)).sum()
+        return jnp.sin(shard_batch(x) @ unshard(kernel, -1)).sum()
 
     def plain(kernel):
         return jnp.sin(x @ kernel).sum()
@@ -31,5 +31,5 @@ def test_whole_changes_no_number_and_splits_the_gradient_as_the_parameter():
 
 
 def test_without_a_mesh_a_parameter_is_left_alone():
-    jaxpr = jax.make_jaxpr(jax.grad(lambda kernel: whole(kernel, -1).sum()))(jnp.ones((4, 4)))
+    jaxpr = jax.make_jaxpr(jax.grad(lambda kernel: unshard(kernel, -1).sum()))(jnp.ones((4, 4)))
     assert "sharding_constraint" not in str(jaxpr)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from runs import FAMILIES, assert_close, assert_same, make_config, trained
 
-from aigc_jax import hlo
+from aigc_jax.aot import hlo
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
+from aigc_jax.parallel.compile import stack
 from aigc_jax.parallel.mesh import check_batch
-from aigc_jax.train import stack
 
 # Another split of the batch sums in another order: float32 rounding, which Adam's first steps
 # (sign-like, of size learning_rate) can blow up for single parameters with gradients near zero.

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from runs import assert_close, make_config, trained
 
-from aigc_jax import hlo
+from aigc_jax.aot import hlo
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.ops.layout import parameter_spec

@@ -8,15 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from aigc_jax.generate.latent import slerp, walks
 from aigc_jax.models import vae as models
-from aigc_jax.ops.latent import slerp, walks
 from aigc_jax.tasks.task import Request
-from aigc_jax.tasks.vae import (
-    VAE,
-    bernoulli_nll,
-    discretized_logistic_nll,
-    kl_to_standard_normal,
-)
+from aigc_jax.tasks.vae import VAE, bernoulli_nll, discretized_logistic_nll, kl_to_standard_normal
 
 SHAPE = (8, 8, 1)
 

@@ -1,0 +1,322 @@
+"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and the console."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from aigc_jax.errors import UserError
+from aigc_jax.parallel.processes import is_lead
+from aigc_jax.run.files import open_lines, read_lines, writing
+from aigc_jax.run.goodput import Clock
+from aigc_jax.run.hosts import Hosts
+from aigc_jax.run.tensorboard import Events
+from aigc_jax.tasks.nonfinite import Guarded
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
+
+
+class Writer:
+    """Scalars, pictures and texts of one work directory. Only the lead process has one that writes.
+
+    `metrics.jsonl` is append-only, one object a line. After a hard stop the steps since the last
+    checkpoint are written again, with the same values; readers keep the last line of a step.
+    """
+
+    def __init__(self, workdir: Path, active: bool):
+        self.workdir = workdir
+        self.active = active
+        if active:
+            with writing(workdir):
+                self._events = Events(workdir / "tensorboard")
+                self._jsonl = open_lines(workdir / "metrics.jsonl")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """One line of `metrics.jsonl` and as many TensorBoard points."""
+        if self.active:
+            with writing(self.workdir):
+                self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
+                self._jsonl.flush()
+                self._events.scalars(step, values)
+
+    def last(self, name: str, step: int) -> float:
+        """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
+        if not self.active:
+            return 0.0
+        lines = read_lines(self.workdir / "metrics.jsonl")
+        return next((x[name] for x in reversed(lines) if name in x and x["step"] <= step), 0.0)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture `[height, width, channels]`, uint8."""
+        if self.active:
+            with writing(self.workdir):
+                self._events.image(step, name, pixels)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text, shown as it is."""
+        if self.active:
+            with writing(self.workdir):
+                self._events.text(step, name, f"```\n{text}\n```")
+
+    def flush(self) -> None:
+        """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
+        if self.active:
+            with writing(self.workdir):
+                os.fsync(self._jsonl.fileno())
+                self._events.flush()
+
+    def close(self) -> None:
+        """Flushes, and lets go of the files."""
+        if self.active:
+            with writing(self.workdir):
+                self._jsonl.close()
+                self._events.close()
+
+
+MAX_IN_A_ROW = 100  # steps left out before a run is given up: one bad batch is no divergence
+
+
+class Log:
+    """Metrics on their way to the writers, one interval late, so that the device never waits."""
+
+    def __init__(
+        self, writer: Writer, clock: Clock, step: int, total: int, unit: str, units_per_step: int
+    ):
+        """
+        Args:
+            writer: receives the scalars.
+            clock: whose named times are not training time.
+            step: where the run begins.
+            total: where it ends.
+            unit: what throughput counts.
+            units_per_step: how many of it a step holds.
+        """
+        self.latest: dict[str, float] = {}
+        self._writer, self._clock, self._total = writer, clock, total
+        self._unit, self._units_per_step = unit, units_per_step
+        self._new: list[tuple[int, Any]] = []  # the interval that is running
+        self._waiting: list[tuple[int, Any]] = []  # the interval before it
+        self._speed: dict[str, float] = {}  # of the last interval that was seen to end
+        self._timed = False  # whether that is the interval that waits
+        self._hosts, self._figures = Hosts(clock), None  # of processes, on their way
+        self._first = self._counted = step  # steps up to here were looked at
+        self._skipped, self._in_a_row = 0, 0  # steps left out: in all, and since the last good one
+        self._ended = step  # where the newest interval ends
+        self._mark = (step, time.perf_counter(), clock.busy())
+        self._bar = tqdm(
+            total=total,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not (writer.active and sys.stderr.isatty()),
+        )
+
+    def add(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of the steps that end at `step`; they may still be in the making."""
+        self._time()
+        self._new.append((step, metrics))
+        self._bar.update(step - self._bar.n)
+
+    def restart_clock(self, step: int) -> None:
+        """Speed counts from here: what came before was compilation."""
+        self._mark = (step, time.perf_counter(), self._clock.busy())
+
+    def interval(self, step: int) -> None:
+        """Ends an interval: writes the one before it."""
+        self._flush()
+        self._clock.mark(step)
+        if self._speed:  # of the interval that was written last: the same one on all processes
+            ms_per_step = self._speed["ms_per_step"]
+            self._figures = self._hosts.measure(step - self._ended, ms_per_step)
+        self._waiting, self._new, self._timed = self._new, [], False
+        self._ended = step
+        self._time()
+
+    def settle(self) -> None:
+        """Waits for everything under way and writes the intervals that have ended.
+
+        Called before an evaluation or a checkpoint: neither happens after a non-finite metric, and
+        a checkpoint's skipped steps are in `metrics.jsonl` before it.
+        """
+        self._flush()
+        self._new = self._fetch(self._new)
+
+    def close(self) -> None:
+        """Ends the progress bar."""
+        self._bar.close()
+
+    def _time(self, done: bool = False) -> None:
+        """Takes the time of the interval that waits, once it is seen to be done: the steps are only
+        queued when it ends on the host."""
+        if self._timed or not self._waiting:
+            return
+        step, metrics = self._waiting[-1]
+        newest = jax.tree.leaves(metrics)[0]
+        if not (done or newest.is_ready()):
+            return
+        self._timed = True
+        before, then, busy = self._mark
+        self.restart_clock(step)
+        seconds = max(self._mark[1] - then - (self._mark[2] - busy), 1e-9)
+        if step > before:
+            self._speed = {
+                f"{self._unit}_per_second": (step - before) * self._units_per_step / seconds,
+                "ms_per_step": 1000 * seconds / (step - before),
+            }
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        fetched = self._fetch(self._waiting)
+        self._time(done=True)
+        self._waiting = []
+        step, values = fetched[-1][0], self._last_values(fetched)
+        self.latest |= values
+        shares = {f"time/{name}": share for name, share in self._clock.shares().items()}
+        hosts, outlier = {}, ""
+        if self._figures is not None:
+            hosts, outlier = self._hosts.compare(np.asarray(self._figures))
+            self._figures = None
+        self._writer.scalars(step, {**values, **self._speed, **shares, **hosts})
+        if outlier:
+            echo(f"step {step}: {outlier}")
+        if not self._bar.disable:
+            self._bar.set_postfix({k: f"{v:.4g}" for k, v in self.latest.items()}, refresh=False)
+        elif self._writer.active:
+            line = f"step {step}/{self._total}: {describe({**values, **self._speed})}"
+            if self._speed:
+                left = (self._total - step) * self._speed["ms_per_step"] / 1000
+                line += f", {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+            echo(line)
+
+    def _fetch(self, entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """The entries on the host. The run ends at a non-finite one, or counts it as left out."""
+        fetched = jax.device_get(entries)
+        for last, metrics in fetched:
+            if not isinstance(metrics, Guarded):
+                _check_finite(last, metrics)
+            elif last > self._counted:
+                self._count(last, metrics.skipped)
+                self._counted = last
+        return fetched
+
+    def _count(self, last: int, skipped: np.ndarray) -> None:
+        """`skipped` says of the steps that end at `last` whether they were left out."""
+        if self._counted == self._first:
+            self._skipped = int(self._writer.last("skipped_steps", self._first))
+        first = last - len(skipped) + 1
+        for step, left_out in enumerate(skipped.tolist(), first):
+            self._in_a_row = self._in_a_row + 1 if left_out else 0
+            if left_out:
+                self._skipped += 1
+                self._writer.scalars(step, {"skipped_steps": float(self._skipped)})
+        if skipped.any():
+            steps = ", ".join(str(first + i) for i in np.flatnonzero(skipped))
+            echo(f"not finite, and left out: step {steps}; {self._skipped} so far")
+        if self._in_a_row >= MAX_IN_A_ROW:
+            raise UserError(
+                f"the last {self._in_a_row} steps up to {last} were not finite and left out, so "
+                "nothing is learnt any more: lower the learning rate or set clip_norm, and go on "
+                "with --resume=force"
+            )
+
+    def _last_values(self, fetched: list[tuple[int, Any]]) -> dict[str, float]:
+        """The metrics of the interval's last step that was not left out."""
+        guarded = isinstance(fetched[-1][1], Guarded)
+        skipped = {"skipped_steps": float(self._skipped)} if guarded else {}
+        for _, metrics in reversed(fetched):
+            good = np.flatnonzero(metrics.skipped == 0) if guarded else [-1]
+            if len(good):
+                values = jax.tree.map(lambda x, i=good[-1]: x[i], metrics).compute()
+                return {name: float(value) for name, value in values.items()} | skipped
+        return skipped
+
+
+def _check_finite(last: int, metrics: Any) -> None:
+    """`metrics` have a leading axis of steps, the last of which is `last`."""
+    for name, metric in vars(metrics).items():
+        bad = np.flatnonzero(~np.isfinite(getattr(metric, "total", np.zeros(1))))
+        if bad.size:
+            step = last - len(metric.total) + 1 + int(bad[0])
+            raise UserError(
+                f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
+                "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
+                "steps out with --config.train.nonfinite=skip"
+            )
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, devices, git commit, command and seed: what it takes to repeat a run."""
+    return {
+        "command": sys.argv,
+        "seed": seed,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "backend": jax.default_backend(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def parameter_table(state: Any) -> str:
+    """Every parameter's path, shape and size, network by network, with the sums."""
+    from clu import parameter_overview
+
+    tables = []
+    for name, network in state.networks.items():
+        overview = parameter_overview.get_parameter_overview(
+            network.params, include_stats=False, max_lines=60
+        )
+        tables.append(f"{name}\n{overview}")
+    return "\n".join(tables)
+
+
+def device_table(mesh: jax.sharding.Mesh, mode: str) -> str:
+    """The devices and how the mesh uses them, on two lines."""
+    kinds = {device.device_kind for device in mesh.devices.flat}
+    axes = " x ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    return (
+        f"devices: {mesh.size} x {', '.join(sorted(kinds))} in {jax.process_count()} process(es)\n"
+        f"mesh: {axes}, mode {mode}"
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, with `+` when files differ from it; None outside git."""
+
+    def git(*args: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), *args],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe(values: dict[str, float]) -> str:
+    """`name 1.234, ...`"""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def echo(line: str) -> None:
+    """A line on the console, beside the progress bar; stdout is for results."""
+    if is_lead():
+        tqdm.write(line, file=sys.stderr)

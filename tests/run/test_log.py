@@ -1,0 +1,75 @@
+"""The speed that the log prints is that of the steps, not of queueing them."""
+
+import json
+import time
+
+import flax.struct
+import jax
+import numpy as np
+import pytest
+from clu import metrics as clu_metrics
+
+from aigc_jax.run.goodput import Clock
+from aigc_jax.run.observe import Log, Writer
+
+MS = 100  # a step's time on the device
+QUEUEING = 1  # and on the host
+
+
+class Device:
+    """Takes steps one after the other, each `MS` after the one before it or after its queueing."""
+
+    def __init__(self, monkeypatch):
+        self.now = self.free = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def step(self, asynchronous: bool):
+        self.now += QUEUEING / 1000
+        self.free = max(self.free, self.now) + MS / 1000
+        if not asynchronous:
+            self.now = self.free
+        return jax.tree.map(lambda _: Loss(self, self.free), Metrics.empty())
+
+
+class Loss:
+    """A metric that is there at `ready`; who reads it earlier waits."""
+
+    def __init__(self, device: Device, ready: float):
+        self.device, self.ready = device, ready
+
+    def is_ready(self) -> bool:
+        return self.device.now >= self.ready
+
+    def __array__(self, dtype=None, copy=None):
+        self.device.now = max(self.device.now, self.ready)
+        return np.ones(1, dtype)
+
+
+@flax.struct.dataclass
+class Metrics(clu_metrics.Collection):
+    loss: clu_metrics.Average
+
+
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize("every", [1, 5])
+def test_every_interval_takes_as_long_as_its_steps(monkeypatch, tmp_path, every, asynchronous):
+    device, clock = Device(monkeypatch), Clock()
+    log = Log(Writer(tmp_path, active=True), clock, 0, 20, "images", 8)
+    for step in range(1, 21):
+        metrics = device.step(asynchronous)
+        if step == 1:  # as `train` does: what came before was compilation
+            jax.block_until_ready(np.asarray(metrics.loss.total))
+            log.restart_clock(step)
+        log.add(step, metrics)
+        if step % every == 0:
+            log.interval(step)
+        if step == 10:  # an evaluation: the device does something else meanwhile
+            log.settle()
+            with clock("evaluation"):
+                device.now = device.free = max(device.now, device.free) + 7.0
+    log.settle()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = {line["step"]: line["ms_per_step"] for line in lines if "ms_per_step" in line}
+    assert list(speeds) == [step for step in range(every, 21, every) if step > 1]
+    for step, ms in speeds.items():
+        assert ms == pytest.approx(MS, abs=2 * QUEUEING), step

@@ -1,0 +1,72 @@
+"""TensorBoard reads what was written, and writing never waits for anything."""
+
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from aigc_jax.errors import UserError
+from aigc_jax.run.observe import Writer
+from aigc_jax.run.tensorboard import Events
+
+
+def read(path) -> list[Event]:
+    """The events of a file: length, its checksum, the event, its checksum (TFRecord)."""
+    data, events = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return events
+
+
+def test_every_start_has_its_own_file_even_when_the_clock_stands(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1.8e9)
+    for step in (1, 2):
+        events = Events(tmp_path)
+        events.scalars(step, {"loss": 0.5 / step, "eval/loss": 2.0})
+        events.close()
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    assert all(path.name.startswith("events.out.tfevents.1800000000.") for path in files)
+    curves = {}
+    for header, *points in map(read, files):
+        assert header.file_version == "brain.Event:2"
+        for point in points:
+            curves[point.step] = {v.tag: v.simple_value for v in point.summary.value}
+    assert curves == {1: {"loss": 0.5, "eval/loss": 2.0}, 2: {"loss": 0.25, "eval/loss": 2.0}}
+
+
+def test_pictures_and_texts(tmp_path):
+    events = Events(tmp_path)
+    events.image(3, "samples", np.full((4, 6, 3), 7, np.uint8))
+    events.text(4, "samples", "To be")
+    events.close()
+    _, image, text = read(next(tmp_path.iterdir()))
+    assert (image.step, image.summary.value[0].tag) == (3, "samples")
+    assert (image.summary.value[0].image.height, image.summary.value[0].image.width) == (4, 6)
+    assert text.summary.value[0].tensor.string_val == [b"To be"]
+
+
+def test_a_clock_set_back_by_twenty_years_does_not_stop_the_writer(tmp_path, monkeypatch):
+    writer = Writer(tmp_path, active=True)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 20 * 365 * 86400)
+    for step in range(50):
+        writer.scalars(step, {"loss": 1.0, "accuracy": 0.5})
+    writer.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert [event.step for event in read(path)[1:]] == list(range(50))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
+def test_a_full_disk_is_said_in_a_line(tmp_path):
+    writer = Writer(tmp_path, active=True)
+    full = open("/dev/full", "w")  # noqa: SIM115
+    writer._jsonl = full
+    message = f"cannot write to {tmp_path}: No space left on device; mend that and give the same"
+    with pytest.raises(UserError, match=message):
+        writer.scalars(1, {"loss": 1.0})

@@ -1,0 +1,181 @@
+"""A step that goes wrong is left out, and nothing else of the run changes."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import assert_close, assert_same, make_config
+
+from aigc_jax.data import order, source
+from aigc_jax.errors import UserError
+from aigc_jax.experiment import Experiment, restore
+from aigc_jax.parallel.compile import stack
+from aigc_jax.run import observe
+from aigc_jax.tasks.nonfinite import leave_out_nonfinite
+from aigc_jax.tasks.task import Network, TrainState, average, collect
+from aigc_jax.tasks.vae import VAEMetrics
+from aigc_jax.train import train
+
+STEPS = 4
+
+
+def small_state(step, params, nu):
+    network = Network({"w": jnp.asarray(params)}, {"nu": jnp.asarray(nu)}, {}, {})
+    return TrainState(jnp.asarray(step), {"model": network})
+
+
+def some_metrics(value):
+    loss = average(jnp.asarray([1.0, value]))
+    return collect(VAEMetrics, loss=loss, reconstruction=loss, kl=loss)
+
+
+@pytest.mark.parametrize(
+    ("params", "nu", "metric", "skipped"),
+    [
+        ([3.0, 4.0], [1.0, 1.0], 2.0, 0),
+        ([3.0, np.nan], [1.0, 1.0], 2.0, 1),
+        ([3.0, 4.0], [1.0, np.inf], 2.0, 1),  # Adam's, after a gradient of 1e30
+        ([3.0, 4.0], [1.0, 1.0], np.nan, 1),
+        ([3e38, 3e38], [3e38, 3e38], 2.0, 0),  # large, and finite: their sum is not
+    ],
+)
+def test_all_or_nothing_of_an_update(params, nu, metric, skipped):
+    old = small_state(7, [1.0, 2.0], [0.0, 0.0])
+    new = small_state(8, params, nu)
+    state, guarded = leave_out_nonfinite(old, new, some_metrics(metric))
+    assert int(state.step) == 8
+    assert int(guarded.skipped) == int(guarded.compute()["skipped_steps"]) == skipped
+    assert_same(state.networks, (old if skipped else new).networks)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """The source has float32 images, and a NaN in one for training."""
+    load = source.load
+
+    def loaded(data_config, split):
+        data = load(data_config, split)
+        if split != data_config.split:
+            return data
+        victim = order.train_indices(data.size, data_config.batch_size, 0, 2)[0]
+        assert data.arrays is not None
+        name, array = "image", data.arrays["image"].astype(np.float32)
+        array[victim] = np.nan
+        arrays = {**data.arrays, name: array}
+        return dataclasses.replace(
+            data,
+            spec={**data.spec, name: (data.spec[name][0], array.dtype)},
+            arrays=arrays,
+            fetch=lambda indices: source.take(arrays, indices, data.window),
+        )
+
+    monkeypatch.setattr(source, "load", loaded)
+
+
+CASES = {
+    "jit": ("dcgan", {"train__ema_decay": 0.9}),
+    "pmap": ("dense_gan", {"parallel__mode": "pmap"}),
+    "scan": ("dense_gan", {"train__steps_per_call": STEPS}),
+    "accumulate": ("vae", {"data__binarize": False, "train__accumulate": 2}),
+    "fsdp": ("dense_gan", {"parallel__data": 2, "parallel__fsdp": 4}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_batch_is_left_out_and_nothing_else(case, poison):
+    family, overrides = CASES[case]
+    config = make_config(family, data__placement="memory", train__nonfinite="skip", **overrides)
+    if config.train.accumulate > 1:
+        config.data.batch_size = 32
+    experiment = Experiment(config)
+    feeds = [experiment.train_feed(step) for step in range(STEPS)]
+    run = experiment.compile_train()
+
+    state, skipped = experiment.init(), []
+    per_call = config.train.steps_per_call
+    for first in range(0, STEPS, per_call):
+        state, metrics = run(state, experiment.place(stack(feeds[first : first + per_call])), {})
+        skipped += metrics.skipped.tolist()
+    bad = [any(not is_good(x) for x in feed.values()) for feed in feeds]
+    assert skipped == bad
+    assert 0 < sum(bad) < STEPS
+    assert int(state.step) == STEPS
+
+    expected = experiment.init()
+    for step in range(STEPS):
+        if bad[step]:
+            after = jax.device_put(np.int32(step + 1), expected.step.sharding)
+            expected = expected.replace(step=after)
+        else:
+            expected, _ = run(expected, experiment.place(stack([feeds[step]])), {})
+    if per_call == 1:
+        assert_same(jax.device_get(state), jax.device_get(expected))
+    else:  # another program: float32 rounding
+        assert_close(jax.device_get(state), jax.device_get(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_an_update_that_overflows_is_left_out_though_the_loss_is_finite():
+    config = make_config("gpt", optimizer__model__learning_rate=1e39, train__nonfinite="skip")
+    experiment = Experiment(config)
+    before = jax.device_get(experiment.init())
+    feed = experiment.place(stack([experiment.train_feed(0)]))
+    after, metrics = experiment.compile_train()(experiment.init(), feed, experiment.resident)
+    assert metrics.skipped.tolist() == [1]
+    assert np.isfinite(metrics.metrics.loss.total).all()
+    assert_same(jax.device_get(after.networks), before.networks)
+    assert int(after.step) == 1
+
+
+def is_good(x):
+    return np.isfinite(x).all()
+
+
+def test_a_run_goes_on_and_counts_across_a_resume(poison, tmp_path, monkeypatch):
+    config = make_config("dense_gan", train__nonfinite="skip")
+    config.train.log_every = config.train.checkpoint_every = "2 steps"
+    experiment = Experiment(config)
+    bad = [s + 1 for s in range(8) if not is_good(experiment.data.fetch(
+        order.train_indices(experiment.data.size, 16, 0, s))["image"])]  # fmt: skip
+    assert len(bad) == 2
+    assert bad[0] == 3
+    summary = train(config, tmp_path / "whole")
+    assert summary["step"] == 8
+    assert summary["metrics"]["skipped_steps"] == 2
+    assert all(np.isfinite(value) for value in summary["metrics"].values())
+    counts = {}
+    for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        if "skipped_steps" in values:
+            counts[values["step"]] = values["skipped_steps"]
+    assert counts == {step: sum(b <= step for b in bad) for step in sorted({2, 4, 6, 8, *bad})}
+
+    with monkeypatch.context() as patch:
+        feed = Experiment.train_feed
+        patch.setattr(Experiment, "train_feed", lambda self, s: 1 / 0 if s == 5 else feed(self, s))
+        with pytest.raises(ZeroDivisionError):
+            train(config, tmp_path / "halves")
+    assert train(config, tmp_path / "halves")["metrics"]["skipped_steps"] == 2
+    states = [jax.device_get(restore(experiment, tmp_path / run)) for run in ("whole", "halves")]
+    assert_same(*states)
+
+
+def test_a_run_that_only_skips_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(observe, "MAX_IN_A_ROW", 4)
+    config = make_config("vae", optimizer__model__learning_rate=1e18, train__nonfinite="skip")
+    with pytest.raises(UserError, match=r"the last \d steps up to \d were not finite and left out"):
+        train(config, tmp_path)
+
+
+def test_an_unknown_policy_is_refused():
+    experiment = Experiment(make_config("vae", train__nonfinite="ignore"))
+    with pytest.raises(UserError, match=r'unknown config.train.nonfinite "ignore"'):
+        jax.eval_shape(
+            experiment.train_step,
+            experiment.abstract_state,
+            experiment.train_feed(0),
+            experiment.resident,
+        )

@@ -1,0 +1,55 @@
+"""The rooms of the package: imports point down only."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "aigc_jax"
+
+# From the ground up. A module may import those on its own line and on the lines before it.
+FLOORS = (
+    ("errors", "config", "rng"),
+    ("ops",),
+    ("models",),
+    ("generate",),
+    ("optim",),
+    ("tasks",),
+    ("data",),
+    ("parallel",),
+    ("run",),
+    ("metrics",),
+    ("experiment",),
+    ("aot",),
+    ("sample", "evaluate", "bench"),
+    ("train",),
+    ("__init__", "command_line"),
+    ("__main__",),
+)
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(file):
+    here = file.relative_to(PACKAGE).with_suffix("").parts[0]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "aigc_jax":
+            imported = [f"aigc_jax.{name.name}" for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imported = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            imported = [name.name for name in node.names]
+        else:
+            continue
+        for module in imported:
+            if module.startswith("aigc_jax"):
+                assert LEVEL[room(module)] <= LEVEL[here], f"{module}, line {node.lineno}"
+
+
+def test_every_module_has_a_floor():
+    assert {f.relative_to(PACKAGE).with_suffix("").parts[0] for f in FILES} <= set(LEVEL)
