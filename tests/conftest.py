@@ -11,7 +11,9 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ["NPROC"] = "32"  # XLA's threads: see aigc_jax.parallel.processes.cpu_devices
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # workers compile for TPUs side by side
-if "AIGC_TEST_SCRATCH" not in os.environ:  # the workers share the main process's
+# The workers share the main process's folder. One that was given is kept for the next run.
+_made = "AIGC_TEST_SCRATCH" not in os.environ
+if _made:
     os.environ["AIGC_TEST_SCRATCH"] = tempfile.mkdtemp(prefix="aigc_jax_tests_")
 _scratch = os.environ["AIGC_TEST_SCRATCH"]
 os.environ["AIGC_CACHE_DIR"] = os.path.join(_scratch, "data")
@@ -39,7 +41,7 @@ def renew(request):
 
 
 def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):  # the main process outlives its workers
+    if _made and not hasattr(config, "workerinput"):  # the main process outlives its workers
         shutil.rmtree(_scratch, ignore_errors=True)
 
 
