@@ -66,17 +66,17 @@ def generate(flags, config, _) -> dict[str, Any]:
             raise UserError(f"--{name}={flags[name]} is negative")
     with _joined(flags, config):
         from aigc_jax.sample import generate
-        from aigc_jax.tasks.task import Request
+        from aigc_jax.tasks.task import Settings
 
-        request = Request(
-            flags.kind, flags.num, flags.max_new_tokens, flags.temperature, flags.top_k
-        )
         return generate(
             config,
             workdir,
-            request,
+            Settings(flags.kind, flags.max_new_tokens),
+            num=flags.num,
             seed=flags.seed,
             prompt=flags.prompt,
+            temperature=flags.temperature,
+            top_k=flags.top_k,
             out=Path(flags.out) if flags.out else None,
             best=flags.best,
         )

@@ -16,10 +16,10 @@ from aigc_jax.aot import flops
 from aigc_jax.config import Config, as_json
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.compile import stack
+from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.run import observe
 from aigc_jax.run.hosts import memory
-from aigc_jax.tasks.task import Request
+from aigc_jax.tasks.task import Settings
 
 WARM_UP = 3  # calls after compilation that are not timed
 ROUND_SECONDS = 0.1  # a round repeats a call for about this long, so that timers do not matter
@@ -68,29 +68,29 @@ def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, An
 
 def _train(experiment: Experiment, rounds: int) -> dict[str, Any]:
     per_call = experiment.config.train.steps_per_call
-    host_feed = stack([experiment.train_feed(step) for step in range(per_call)])
-    feed = experiment.place(host_feed)
+    seed = experiment.config.seed
+    host_feeds = [experiment.feed.at(step, seed) for step in range(per_call)]
+    feed = experiment.feed.place(host_feeds)
     state = experiment.init()
     begin = time.perf_counter()
     run = experiment.compile_train()
     if experiment.config.parallel.mode == "jit":  # pmap compiles at its first call
-        run = run.lower(state, feed, experiment.resident).compile()
-    state, metrics = run(state, feed, experiment.resident)
+        run = run.lower(state, feed, experiment.feed.resident).compile()
+    state, metrics = run(state, feed, experiment.feed.resident)
     jax.block_until_ready(metrics)
     compile_seconds = time.perf_counter() - begin
 
     def call():
         nonlocal state
-        state, metrics = run(state, feed, experiment.resident)
+        state, metrics = run(state, feed, experiment.feed.resident)
         return metrics
 
     seconds = [s / per_call for s in measure(call, rounds)]
-    one = {name: value[0] for name, value in host_feed.items()}
     step_flops = flops.count(
-        experiment.train_step, experiment.abstract_state, one, experiment.resident
+        experiment.train_step, experiment.abstract_state, host_feeds[0], experiment.feed.resident
     )
     unit, per_example = experiment.unit
-    figures = _speed(seconds, unit, per_example * experiment.config.data.batch_size, "step")
+    figures = _speed(seconds, unit, per_example * experiment.batch_size, "step")
     return {
         "compile_seconds": compile_seconds,
         **figures,
@@ -104,26 +104,28 @@ def _input(experiment: Experiment, rounds: int) -> dict[str, Any]:
     def call():
         nonlocal step
         step += 1
-        return experiment.place(stack([experiment.train_feed(step)]))
+        return experiment.feed.place([experiment.feed.at(step, experiment.config.seed)])
 
     seconds = measure(call, rounds)
     unit, per_example = experiment.unit
-    return _speed(seconds, unit, per_example * experiment.config.data.batch_size, "batch")
+    return _speed(seconds, unit, per_example * experiment.batch_size, "batch")
 
 
 def _generate(experiment: Experiment, rounds: int) -> dict[str, Any]:
     unit, _ = experiment.unit
-    request = Request(num=100) if unit == "images" else Request(num=8, max_new_tokens=256)
-    state = experiment.init()
+    num, settings = (100, Settings()) if unit == "images" else (8, Settings(max_new_tokens=256))
+    num += -num % batch_shards(experiment.mesh)
+    state = experiment.compile_inference()(experiment.init())
     key = rng.stream_key(experiment.config.seed, "generate")
+    ids = np.arange(num, dtype=np.int32)
     begin = time.perf_counter()
-    run = experiment.compile_generate(request)
-    jax.block_until_ready(run(state, key, None))
+    run = experiment.compile_generate(settings)
+    jax.block_until_ready(run(state, key, ids, {}))
     compile_seconds = time.perf_counter() - begin
-    seconds = measure(lambda: run(state, key, None), rounds)
-    made = request.num * (1 if unit == "images" else request.max_new_tokens)
+    seconds = measure(lambda: run(state, key, ids, {}), rounds)
+    made = num * (1 if unit == "images" else settings.max_new_tokens)
     speed = _speed(seconds, unit, made, "call")
-    return {"compile_seconds": compile_seconds, "num": request.num, **speed}
+    return {"compile_seconds": compile_seconds, "num": num, **speed}
 
 
 def measure(call: Callable[[], Any], rounds: int) -> list[float]:

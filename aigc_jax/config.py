@@ -28,19 +28,24 @@ def base() -> ConfigDict:
     config.model = ConfigDict()  # the arguments of the linen modules
     config.data = ConfigDict()  # `images(...)` or `text(...)`
     config.optimizer = ConfigDict()  # network name -> `optimizer(...)`
+    config.evals = ConfigDict({"eval": evaluation()})  # name -> `evaluation(...)`
     config.train = ConfigDict(
         {
             "duration": "20 epochs",  # steps, epochs or examples
             "accumulate": 1,  # microbatches per step
             "steps_per_call": 1,  # steps in one lax.scan, without a word from the host
             "ema_decay": 0.0,  # 0 keeps no moving average
+            "freeze": (),  # regexes of parameter paths that are not trained
+            "init_from": "",  # WORKDIR[:STEP] of another run: start from its parameters
+            "init_rename": (),  # ((regex, replacement), ...) from its parameter paths to ours
+            "init_skip": (),  # regexes of our parameter paths that are left as they were drawn
             "precision": "float32",  # or bfloat16: compute; parameters and losses stay float32
             "log_every": "50 steps",
             "eval_every": "1 epoch",  # "never" to switch off, as for the next two
             "sample_every": "1 epoch",
             "checkpoint_every": "1 epoch",
             "keep": 2,  # latest checkpoints kept
-            "best": "",  # an evaluation metric: the checkpoint where it was lowest is kept too
+            "best": "",  # "lowest eval/loss": the checkpoint where it was so is kept too
             "nonfinite": "stop",  # at a NaN or infinity; or skip: leave the step's update out
             "profile": "",  # "START:STOP" steps, to WORKDIR/tensorboard; SIGUSR1: the next 10
             "stall_seconds": 900,  # of silence until the stacks are shown; 0: only on SIGUSR2
@@ -154,6 +159,96 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def evaluation(
+    type: str = "mean",
+    *,
+    split: str = "",
+    every: str = "",
+    batch_size: int = 0,
+    parameters: str = "average",
+    **settings,
+) -> ConfigDict:
+    """One evaluation of `config.evals`; `settings` are its type's own (`evaluate.EVALUATIONS`)."""
+    return ConfigDict(
+        {
+            "type": type,
+            "split": split,  # "" as config.data.eval_split
+            "every": every,  # "" as config.train.eval_every
+            "batch_size": batch_size,  # 0 as config.data.eval_batch_size
+            "parameters": parameters,  # average: the moving average if there is one; or last
+            **settings,
+        }
+    )
+
+
+def fill(section: Any, defaults: Any) -> None:
+    """Adds the keys that a section lacks, and those that sections in it lack."""
+    with section.unlocked():
+        for name, value in defaults.items():
+            if name not in section:
+                section[name] = value
+            elif isinstance(value, ConfigDict) and isinstance(section[name], ConfigDict):
+                fill(section[name], value)
+
+
+def fill_shared(config: Config) -> None:
+    """Adds the keys of all families that a config lacks: one that was stored by an older version.
+
+    Evaluations are left as they are, but for the keys of each.
+    """
+    shared = base()
+    data = text("") if "block_size" in config.data else images("")
+    if "evals" not in config:
+        with config.unlocked():
+            config.evals = shared.evals
+    for section in ("train", "parallel"):
+        fill(config[section], shared[section])
+    fill(config.data, data)
+    for value in config.evals.values():
+        fill(value, evaluation())
+    for value in config.optimizer.values():
+        fill(value, optimizer())
+
+
+def from_json(stored: Any) -> Config:
+    """A config that `as_json` stored: lists become tuples again, as config files write them."""
+
+    def restored(value):
+        if isinstance(value, dict):
+            return {name: restored(one) for name, one in value.items()}
+        return tuple(map(restored, value)) if isinstance(value, list) else value
+
+    return ConfigDict(restored(stored)).lock()
+
+
+_LOWEST = ("loss", "perplexity", "reconstruction", "kl", "nll", "distance", "fid", "bits")
+_HIGHEST = ("accuracy", "precision", "recall", "f1", "density", "coverage", "psnr", "ssim", "bleu")
+
+
+def best_metric(best: str) -> tuple[str, bool]:
+    """What `config.train.best` names, as `EVALUATION/METRIC`, and whether a higher value is better.
+
+    Args:
+        best: `[lowest|highest ][EVALUATION/]METRIC`. Without an evaluation it is of `eval`; the
+            direction may be left out where the metric's name says it.
+
+    Raises:
+        UserError: the direction is not known.
+    """
+    direction, _, name = best.strip().rpartition(" ")
+    name = name if "/" in name else f"eval/{name}"
+    words = name.partition("/")[2].split("_")
+    lowest, highest = (any(word in known for word in words) for known in (_LOWEST, _HIGHEST))
+    if not direction and lowest != highest:
+        direction = "highest" if highest else "lowest"
+    if direction not in ("lowest", "highest"):
+        raise UserError(
+            f'config.train.best="{best}": is a lower or a higher value better? Write '
+            f'"lowest {name}" or "highest {name}"'
+        )
+    return name, direction == "highest"
 
 
 def check_arg(arg: str, *known: str) -> None:

@@ -1,40 +1,167 @@
-"""Evaluation: every held-out example once, and the numbers with their protocol."""
+"""Evaluations: what a config's `evals` measure, each value with its protocol."""
 
 import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from aigc_jax.config import Config
-from aigc_jax.errors import UserError
+from aigc_jax.config import Config, best_metric
+from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment, restore
+from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run import goodput
 from aigc_jax.run.files import write_json
-from aigc_jax.tasks.task import TrainState
+from aigc_jax.tasks.task import TrainState, inference_state
+
+Values = dict[str, float]
 
 
-def make_evaluator(experiment: Experiment):
-    """`evaluate(state) -> {metric: value}` over the whole held-out split, compiled once."""
-    run = experiment.compile_eval()
-    empty = jax.eval_shape(
-        experiment.eval_step, experiment.abstract_state, experiment.eval_feed(0), {}
+class Evaluation(NamedTuple):
+    """One entry of `config.evals`, ready to run.
+
+    Attributes:
+        every: steps between two of it in training; 0 for none.
+        averaged: whether it wants the moving averages of the parameters.
+        metrics: the names of its values.
+        run: `inference_state -> values`.
+        card: what the values were measured on.
+    """
+
+    every: int
+    averaged: bool
+    metrics: tuple[str, ...]
+    run: Callable[[TrainState], Values]
+    card: dict[str, Any]
+
+
+def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
+    """The means of the task's metrics over the split: masked sums and counts, divided once."""
+    feed = eval_feed(experiment, name)
+    averaged = experiment.config.evals[name].parameters == "average"
+    run = experiment.compile_eval(averaged)
+    state = inference_state(experiment.abstract_state, averaged)
+    empty = jax.eval_shape(experiment.eval_step, state, feed.at(0), {})
+
+    def evaluate(state: TrainState) -> Values:
+        total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
+        for number in progress(range(feed.count), name):
+            total = run(state, total, feed.place(feed.at(number)), {})
+        return {metric: float(value) for metric, value in jax.device_get(total.compute()).items()}
+
+    return tuple(jax.eval_shape(lambda total: total.compute(), empty)), evaluate
+
+
+def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
+    """How the examples of the split spread: of each value that the task predicts for an example
+    its mean, the mean's standard error, and the 5th, 50th and 95th percentile."""
+    feed = eval_feed(experiment, name)
+    state = inference_state(experiment.abstract_state)
+    shapes = jax.eval_shape(lambda s, f: predict(experiment, s, f)[0], state, feed.at(0))
+    names = [n for n, x in shapes.items() if x.ndim == 1]
+    summaries: dict[str, Callable[[np.ndarray], Any]] = {
+        "mean": np.mean,
+        "standard_error": lambda x: np.std(x, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan,
+        "p05": lambda x: np.percentile(x, 5),
+        "p50": lambda x: np.percentile(x, 50),
+        "p95": lambda x: np.percentile(x, 95),
+    }
+
+    def evaluate(state: TrainState) -> Values:
+        parts: dict[str, list] = {n: [] for n in names}
+        for values in predictions(experiment, state, name):
+            for n in names:
+                parts[n].append(values[n])
+        columns = {n: np.concatenate(part).astype(np.float64) for n, part in parts.items()}
+        return {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+
+    return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
+
+
+EVALUATIONS = {"mean": mean, "per_example": per_example}
+"""`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
+`evaluate` takes an `inference_state`."""
+
+
+def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
+    """The batches of one evaluation."""
+    settings, data = experiment.config.evals[name], experiment.config.data
+    return experiment.eval_feed(
+        experiment.eval_split(name), settings.batch_size or data.eval_batch_size
     )
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
-        for number in range(experiment.eval_feeds()):
-            feed = experiment.place(experiment.eval_feed(number), evaluation=True)
-            total = run(state, total, feed, {})
-        return {name: float(value) for name, value in jax.device_get(total.compute()).items()}
 
-    return evaluate
+def predict(experiment: Experiment, state: TrainState, feed: dict) -> tuple[dict, Any]:
+    """What the task predicts for each example of an evaluation batch, and their mask. Pure."""
+    batch, key = experiment.eval_batch(state.seed, feed)
+    return experiment.task.predict(state, batch, key), batch["mask"]
+
+
+def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterator[dict]:
+    """What the task predicts for every example of an evaluation's split, in the split's order:
+    numpy arrays `[examples, ...]`, a batch at a time, the same on every process.
+
+    For values over sets: only what is made of them need be kept.
+    """
+    feed = eval_feed(experiment, name)
+    whole = experiment.replicated
+    run = jax.jit(lambda s, f: predict(experiment, s, f), out_shardings=whole)
+    for number in progress(range(feed.count), name):
+        values, mask = jax.device_get(run(state, feed.place_split(feed.at(number))))
+        yield {n: x[mask > 0] for n, x in values.items()}
+
+
+def progress(steps: Iterable, name: str) -> Iterable:
+    """A bar with the time that is left, for what takes longer than a few seconds."""
+    off = not (is_lead() and sys.stderr.isatty())
+    return tqdm(steps, desc=name, unit="batch", delay=5, leave=False, disable=off)
+
+
+def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
+    """The evaluations of a config that have a split, compiled once."""
+    config, found = experiment.config, {}
+    for name, settings in config.evals.items():
+        if not (settings.split or config.data.eval_split):
+            continue
+        key = f"config.evals.{name}"
+        make = lookup(EVALUATIONS, settings.type, f"{key}.type")
+        lookup({"average": 0, "last": 0}, settings.parameters, f"{key}.parameters")
+        metrics, run = make(experiment, name)
+        every = experiment.in_steps(settings.every or config.train.eval_every, f"{key}.every")
+        averaged = settings.parameters == "average"
+        found[name] = Evaluation(every, averaged, metrics, run, card(experiment, name))
+    return found
+
+
+class Evaluator:
+    """Runs evaluations, each on the state that it wants, which is prepared once for all."""
+
+    def __init__(self, experiment: Experiment, evaluations: dict[str, Evaluation]):
+        self.evaluations = evaluations
+        kinds = {evaluation.averaged for evaluation in evaluations.values()}
+        self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
+
+    def __call__(self, state: TrainState, names: Iterable[str]) -> Values:
+        """`{"NAME/METRIC": value}` of these evaluations."""
+        prepared: dict[bool, TrainState] = {}
+        values = {}
+        for name in names:
+            evaluation = self.evaluations[name]
+            kind = evaluation.averaged
+            if kind not in prepared:
+                prepared[kind] = self._prepare[kind](state)
+            found = evaluation.run(prepared[kind])
+            values |= {f"{name}/{metric}": value for metric, value in found.items()}
+        return values
 
 
 def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, Any]:
-    """Evaluates a run's checkpoint on its held-out split and writes `report.json`.
+    """Runs all evaluations on a run's checkpoint and writes `report.json`.
 
     Args:
         config: of the run.
@@ -42,14 +169,25 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
         best: take the checkpoint that `config.train.best` kept rather than the newest.
     """
     experiment = Experiment(config)
-    if experiment.eval_data is None:
+    evaluations = make_evaluations(experiment)
+    if not evaluations:
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
-    metrics = make_evaluator(experiment)(state)
-    report = {"step": int(state.step), "metrics": metrics, "protocol": protocol(experiment)}
+    values = Evaluator(experiment, evaluations)(state, evaluations)
+    report = make_report(int(state.step), values, evaluations)
     if is_lead():
         write_report(workdir, report)
     return report
+
+
+def make_report(step: int, values: Values, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+    """The part of `report.json` on the model: `metrics`, those of the evaluation `eval` by their
+    own names and others as NAME/METRIC, and the `protocol` of each evaluation."""
+    return {
+        "step": step,
+        "metrics": {name.removeprefix("eval/"): value for name, value in values.items()},
+        "protocol": {name: evaluation.card for name, evaluation in evaluations.items()},
+    }
 
 
 def write_report(workdir: Path, parts: dict[str, Any]) -> None:
@@ -65,15 +203,30 @@ def write_report(workdir: Path, parts: dict[str, Any]) -> None:
     write_json(path, {**before, **parts, "goodput": goodput.report(workdir)})
 
 
-def protocol(experiment: Experiment) -> dict[str, Any]:
-    """What the numbers of an evaluation were measured on."""
-    config, data = experiment.config, experiment.eval_data
+def card(experiment: Experiment, name: str) -> dict[str, Any]:
+    """What the values of an evaluation are measured on. They depend on nothing else: noise belongs
+    to an example's place in its split."""
+    config, data = experiment.config, experiment.eval_split(name)
+    settings = config.evals[name]
+    average = settings.parameters == "average" and config.train.ema_decay > 0
     return {
+        "type": settings.type,
         "data": f"{data.name}/{data.split}",
         "examples": data.size,
         "task": config.task.name,
         "precision": config.train.precision,
-        "parameters": "moving average" if config.train.ema_decay else "last",
+        "parameters": "moving average" if average else "last",
+        **experiment.task.card(),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }
+
+
+def check_best(config: Config, evaluations: dict[str, Evaluation]) -> None:
+    """`config.train.best` is empty or a value of these evaluations; else a `UserError`."""
+    names = [f"{e}/{m}" for e, found in evaluations.items() for m in found.metrics]
+    if config.train.best and best_metric(config.train.best)[0] not in names:
+        raise UserError(
+            f'config.train.best="{config.train.best}" is no metric of this run; there are '
+            f"{', '.join(names) or 'none: config.data.eval_split is empty'}"
+        )

@@ -1,38 +1,48 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key, UInt32
 
 from aigc_jax import config as config_lib
-from aigc_jax import rng, tasks
+from aigc_jax import optim, rng, tasks
 from aigc_jax.config import Config
-from aigc_jax.data import order, preprocess, source
+from aigc_jax.data import preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.parallel import compile as compiling
+from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
-from aigc_jax.parallel.sharding import replicated, state_shardings
+from aigc_jax.parallel.sharding import batch_sharding, replicated, state_shardings
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
-from aigc_jax.tasks.task import Batch, Metrics, Request, Samples, TrainState
+from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
 
 
 class Experiment:
     """What a config says, ready to run.
 
     Attributes:
-        config: with everything filled in.
+        config: complete: every key that shapes a run is in it.
         mesh: the devices.
-        data: the training examples; `eval_data` the held-out ones, None without `eval_split`.
+        data: the training examples.
+        batch_size: examples of a step: those of a batch, times the batches of a step.
         num_steps: of the whole run.
+        schedules: the learning rate of each network as a function of the step.
         task: the family, built for this data.
         abstract_state: shapes, types and shardings of the state.
-        is_resident: whether the training examples lie on the devices, for `placement=device`.
+        replicated: the sharding of what every device holds whole.
     """
 
     def __init__(
@@ -48,44 +58,36 @@ class Experiment:
             data: stands in for the training examples; then none are read, and nothing can be fed.
             devices: in order; by default all devices of all processes.
         """
-        self.config = config
+        self.config = config = tasks.complete(config)
         self.mesh = make_mesh(config.parallel, devices)
         compiling.check_mode(config.parallel, self.mesh)
-        shards = batch_shards(self.mesh)
-        batch_size, accumulate = config.data.batch_size, config.train.accumulate
-        check_batch(batch_size, accumulate, shards, "config.data.batch_size")
-        check_batch(config.data.eval_batch_size, 1, shards, "config.data.eval_batch_size")
-
-        self.data = data or source.load(config.data, config.data.split)
-        self.eval_data = None
-        if data is None and config.data.eval_split:
-            self.eval_data = source.load(config.data, config.data.eval_split)
+        tasks.check_networks(config)
+        self._eval_data: dict[str, Dataset] = {}
+        self.data = data or self.load(config.data.split, train=True)
+        self.batch_size = config.data.batch_size * tasks.batches_per_step(config)
         self.num_steps = self.steps("duration")
-        self.task = tasks.build(config, model_spec(self.data), self.num_steps, self.data.size)
+        tx, self.schedules = {}, {}
+        for network, section in config.optimizer.items():
+            key = f"config.optimizer.{network}"
+            tx[network], self.schedules[network] = optim.make(
+                section, key, self.num_steps, self.batch_size, self.data.size
+            )
+        self.task = tasks.build(config, data_spec(config, self.data), tx)
         self.abstract_state = self._abstract_state()
         self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
-        self.is_resident = self._is_resident()
+        self.replicated = replicated(self.mesh)
 
-    @cached_property
-    def resident(self) -> dict[str, jax.Array]:
-        """The arrays that lie whole on every device for the whole run; empty without any."""
-        if not self.is_resident:
-            return {}
-        whole = replicated(self.mesh)
-        return {
-            name: jax.make_array_from_callback(x.shape, whole, lambda i, x=x: x[i])
-            for name, x in self.data.arrays.items()
-        }
+    def load(self, split: str, *, train: bool = False) -> Dataset:
+        """The examples of a split of the config's source."""
+        return source.load(self.config.data, split)
 
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """The rows of a training batch that this process makes."""
-        return compiling.process_rows(self.mesh, self.config.data.batch_size)
+    def steps(self, name: str) -> int:
+        """A duration of the config's `train` section, in steps."""
+        return self.in_steps(self.config.train[name], f"config.train.{name}")
 
-    @cached_property
-    def eval_rows(self) -> np.ndarray:
-        """The rows of an evaluation batch that this process makes."""
-        return compiling.process_rows(self.mesh, self.config.data.eval_batch_size)
+    def in_steps(self, duration: str, key: str) -> int:
+        """A duration in steps of this run; `key` is where it stands, for the error message."""
+        return config_lib.steps(duration, key, self.batch_size, self.data.size)
 
     @property
     def unit(self) -> tuple[str, int]:
@@ -94,122 +96,152 @@ class Experiment:
             return "images", 1
         return "tokens", self.data.window.length - 1
 
-    def steps(self, name: str) -> int:
-        """A duration of the config's `train` section, in steps."""
-        return config_lib.steps(
-            self.config.train[name],
-            f"config.train.{name}",
-            self.config.data.batch_size,
-            self.data.size,
-        )
-
     # --- what is compiled ---
 
     def train_step(
         self, state: TrainState, feed: dict, resident: dict, axis: str | None = None
     ) -> tuple[TrainState, Metrics | Guarded]:
-        """One training step from what `train_feed` delivers. Pure."""
-        key = rng.step_key(self.config.seed, "data", state.step)
-        batch = self._batch(self.data, feed, resident, key, axis, train=True)
-        key = rng.step_key(self.config.seed, "train", state.step)
+        """One training step from what `feed` delivers. Pure: `jax.vmap` over states with different
+        seeds, each with its own feed, is several runs in one program."""
+        key = rng.step_key(state.seed, "data", state.step)
+        if "index" in feed:
+            feed = source.take(resident, feed["index"], self.data.window)
+        ids = compiling.example_ids(jax.tree.leaves(feed)[0].shape[0], axis)
+        batch = preprocess.preprocess(self.config.data, feed, key, ids, train=True)
+        key = rng.step_key(state.seed, "train", state.step)
         new, metrics = self.task.train_step(state, batch, key, axis)
         policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
         policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
         return policy(state, new, metrics, axis)
 
+    def eval_batch(self, seed: UInt32[Array, ""], feed: dict) -> tuple[Batch, Key[Array, ""]]:
+        """A batch of held-out examples and the key for the noise of the task. Pure.
+
+        All noise, that of the data included, belongs to an example's place in its split: it does
+        not depend on the batch size, on devices or on processes.
+        """
+        feed = dict(feed)
+        ids, mask = feed.pop("id"), feed.pop("mask")
+        key_data, key = jax.random.split(rng.stream_key(seed, "eval"))
+        batch = preprocess.preprocess(self.config.data, feed, key_data, ids, train=False)
+        return {**batch, "mask": mask}, key
+
     def eval_step(
         self, state: TrainState, feed: dict, resident: dict, axis: str | None = None
     ) -> Metrics:
-        """The metrics of one evaluation batch. Pure; the same noise at every evaluation."""
-        feed = dict(feed)
-        mask, number = feed.pop("mask"), feed.pop("number")[0]
-        key_data, key = jax.random.split(rng.step_key(self.config.seed, "eval", number))
-        batch = self._batch(self.eval_data, feed, resident, key_data, axis, train=False)
-        return self.task.eval_step(state, {**batch, "mask": mask}, key, axis)
+        """The metrics of one evaluation batch, of an `inference_state`. Pure."""
+        return self.task.eval_step(state, *self.eval_batch(state.seed, feed), axis)
 
-    def compile_train(self):
+    def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
         mode = self.config.parallel.mode
         return compiling.compile_step(self.train_step, self.mesh, mode, self.shardings)
 
-    def compile_eval(self):
-        """`run(state, total, feed, resident) -> total`, see `compile_eval`."""
-        mode = self.config.parallel.mode
-        return compiling.compile_eval(self.eval_step, self.mesh, mode, self.shardings)
+    def compile_eval(self, averaged: bool = True) -> Callable:
+        """`run(state, total, feed, resident) -> total`, see `compile_eval`; `state` is an
+        `inference_state`."""
+        mode, shardings = self.config.parallel.mode, inference_state(self.shardings, averaged)
+        return compiling.compile_eval(self.eval_step, self.mesh, mode, shardings)
 
-    def init(self) -> TrainState:
-        """The state before the first step, made where it belongs."""
-        return jax.jit(self._init, out_shardings=self.shardings)()
+    def init(self, seed: int | None = None) -> TrainState:
+        """The state before the first step, made where it belongs; by default for the config's
+        seed."""
+        seed = self.config.seed if seed is None else seed
+        return jax.jit(self._init, out_shardings=self.shardings)(np.uint32(seed))
 
-    def compile_generate(self, request: Request):
-        """`run(state, key, start) -> samples`, whole on every device; `start` may be None."""
-        if request.kind not in self.task.kinds:
+    def compile_inference(self, averaged: bool = True) -> Callable[[TrainState], TrainState]:
+        """`prepare(state)`: the state to evaluate and generate with (`inference_state`), statistics
+        that belong to its parameters computed anew where the task does so."""
+
+        def refresh(state: TrainState) -> dict[str, Any]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                key = rng.stream_key(state.seed, "statistics")
+                return self.task.inference_stats(state, key)
+
+        shardings = inference_state(self.shardings, averaged)
+        names = jax.eval_shape(refresh, inference_state(self.abstract_state, averaged))
+        out = {name: shardings.networks[name].stats for name in names}
+        run = jax.jit(refresh, out_shardings=out) if names else lambda _: {}
+
+        def prepare(state: TrainState) -> TrainState:
+            state = inference_state(state, averaged)
+            new = {
+                name: state.networks[name].replace(stats=stats)
+                for name, stats in run(state).items()
+            }
+            return state.replace(networks={**state.networks, **new})
+
+        return prepare
+
+    def compile_generate(self, settings: Settings) -> Callable:
+        """`run(state, key, ids, inputs) -> samples`: each device makes its share, and all hold the
+        result. `state` is an `inference_state`; see `Task.generate` for the rest."""
+        if settings.kind not in self.task.kinds:
             raise UserError(
-                f'task {self.config.task.name} cannot generate "{request.kind}"; '
+                f'task {self.config.task.name} cannot generate "{settings.kind}"; '
                 f"it makes: {', '.join(self.task.kinds)}"
             )
+        split = batch_sharding(self.mesh)
 
-        def run(state: TrainState, key, start: Batch | None) -> Samples:
-            return self.task.generate(state, key, request, start)
+        def run(state: TrainState, key, ids: Array, inputs: Batch) -> Samples:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                if ids.shape[0] % batch_shards(self.mesh) == 0:
+                    rows = {k: x for k, x in inputs.items() if jnp.ndim(x)}
+                    ids, rows = jax.lax.with_sharding_constraint((ids, rows), split)
+                    inputs = {**inputs, **rows}
+                return self.task.generate(state, key, ids, inputs, settings)
 
-        return jax.jit(run, out_shardings=replicated(self.mesh))
+        return jax.jit(run, out_shardings=self.replicated)
 
     # --- what is fed ---
 
-    def train_feed(self, step: int) -> dict[str, np.ndarray]:
-        """This process's share of the batch of `step`: numpy arrays `[rows, ...]`."""
-        size, seed = self.data.size, self.config.seed
-        indices = order.train_indices(size, self.config.data.batch_size, seed, step)[self.rows]
-        if self.is_resident:
-            return {"index": indices.astype(np.int32)}
-        return self.data.fetch(indices)
+    @cached_property
+    def feed(self) -> TrainFeed:
+        """The training batches; refused if the devices do not divide them."""
+        data, shards = self.config.data, batch_shards(self.mesh)
+        accumulate = self.config.train.accumulate
+        check_batch(data.batch_size, accumulate, shards, "config.data.batch_size")
+        placements = {"memory": False, "device": True, "disk": False}
+        on_device = lookup(placements, data.placement, "config.data.placement")
+        mode = self.config.parallel.mode
+        return TrainFeed(self.data, self.mesh, mode, self.batch_size, on_device=on_device)
 
-    def eval_feed(self, number: int) -> dict[str, np.ndarray]:
-        """This process's share of evaluation batch `number`, with its mask."""
-        assert self.eval_data is not None
-        size = self.config.data.eval_batch_size
-        indices, mask = order.eval_indices(self.eval_data.size, size, number)
-        feed = dict(self.eval_data.fetch(indices[self.eval_rows]))
-        numbers = np.full(len(self.eval_rows), number, np.int32)
-        return {**feed, "mask": mask[self.eval_rows], "number": numbers}
+    def eval_feed(self, data: Dataset, batch_size: int) -> EvalFeed:
+        """The batches that cover a split once."""
+        return EvalFeed(data, self.mesh, self.config.parallel.mode, batch_size)
 
-    def held_out(self, num: int) -> Batch:
-        """The first held-out examples as the model sees them, the same on every process."""
-        data = self.eval_data or self.data
-        raw = data.fetch(np.arange(min(num, data.size)))
-        key = rng.step_key(self.config.seed, "eval", 0)
-        return self._batch(data, raw, {}, key, None, train=False)
+    def eval_split(self, name: str) -> Dataset:
+        """The examples of an evaluation of the config; evaluations of one split share them."""
+        split = self.config.evals[name].split or self.config.data.eval_split
+        if split not in self._eval_data:
+            self._eval_data[split] = self.load(split)
+        return self._eval_data[split]
 
-    def eval_feeds(self) -> int:
-        """How many evaluation batches cover every held-out example once."""
-        assert self.eval_data is not None
-        return order.eval_batches(self.eval_data.size, self.config.data.eval_batch_size)
+    def held_out(self) -> Dataset:
+        """The examples of the first evaluation, or else the training examples."""
+        names = [n for n, e in self.config.evals.items() if e.split or self.config.data.eval_split]
+        return self.eval_split(names[0]) if names else self.data
 
-    def place(self, feed: dict, *, evaluation: bool = False) -> dict:
-        """A feed put on the devices: a training feed `[steps, rows, ...]`, or an evaluation one."""
-        data, mode = self.config.data, self.config.parallel.mode
-        size = data.eval_batch_size if evaluation else data.batch_size
-        return compiling.place(feed, self.mesh, mode, size, leading=0 if evaluation else 1)
+    def held_out_batch(self, data: Dataset, seed: Array, ids: np.ndarray) -> Batch:
+        """Held-out examples as an evaluation sees them, with the noise of their places."""
+        feed = {**data.fetch(ids), "id": ids, "mask": np.ones(len(ids), np.float32)}
+        batch, _ = self.eval_batch(seed, feed)
+        return jax.device_get({"image": batch["image"]})
 
     # --- how it is made ---
 
-    def _batch(self, data, feed, resident, key, axis, train) -> Batch:
-        if "index" in feed:
-            feed = source.take(resident, feed["index"], data.window)
-        rows = jax.tree.leaves(feed)[0].shape[0]
-        ids = compiling.example_ids(rows, axis)
-        return preprocess.preprocess(self.config.data, feed, key, ids, train)
-
-    def _init(self) -> TrainState:
+    def _init(self, seed: UInt32[ArrayLike, ""]) -> TrainState:
         raw = {
             name: jax.numpy.zeros((2, *shape), dtype)
             for name, (shape, dtype) in self.data.spec.items()
         }
-        key = rng.stream_key(self.config.seed, "init")
-        return self.task.init(key, self._batch(self.data, raw, {}, key, None, train=False))
+        key = rng.stream_key(seed, "init")
+        batch = preprocess.preprocess(self.config.data, raw, key, jnp.arange(2), train=False)
+        return self.task.init(key, batch).replace(seed=jnp.asarray(seed, jnp.uint32))
 
     def _abstract_state(self) -> Any:
-        shapes = jax.eval_shape(self._init)
+        shapes = jax.eval_shape(self._init, np.uint32(0))
+        check_frozen(shapes, self.config.train.freeze)
         tensor_rules = getattr(self.task, "tensor_rules", ())  # not every family has some
         rules = self.config.parallel.rules
         shardings = state_shardings(shapes, self.mesh, rules, tensor_rules)
@@ -217,21 +249,29 @@ class Experiment:
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
 
-    def _is_resident(self) -> bool:
-        placement = self.config.data.placement
-        if placement not in ("memory", "device", "disk"):
+
+def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
+    """Every pattern of `config.train.freeze` matches a parameter, or a `UserError` shows some."""
+    names = [
+        f"{name}/{path}"
+        for name, network in state.networks.items()
+        for path in flatten_dict(network.variables()["params"], sep="/")
+    ]
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            shown = ", ".join(names[:8])
             raise UserError(
-                f'config.data.placement="{placement}" is not known; use memory, device or disk'
+                f'config.train.freeze: "{pattern}" matches no parameter; there are {shown}, ...'
             )
-        return placement == "device" and self.data.arrays is not None
 
 
-def model_spec(data: Dataset) -> dict[str, Any]:
-    """What the data brings to the model, see `tasks.build`."""
+def data_spec(config: Config, data: Dataset) -> Spec:
+    """What the data brings to the task."""
     if data.window is None:
-        return {"shape": data.spec["image"][0]}
+        span = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(config.data.scale)
+        return Spec(data.name, shape=data.spec["image"][0], value_range=span)
     assert data.tokenizer is not None
-    return {"vocab_size": data.tokenizer.vocab_size, "block_size": data.window.length - 1}
+    return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
@@ -278,22 +318,30 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
     Raises:
         UserError: there is no checkpoint.
     """
-    best_metric = experiment.config.train.best
-    checkpoints = Checkpoints(workdir / "checkpoints", best=best_metric, read_only=True)
+    metric = experiment.config.train.best
+    name = config_lib.best_metric(metric)[0] if metric else ""
+    checkpoints = Checkpoints(workdir / "checkpoints", best=name, read_only=True)
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     step = None
     if best:
-        step = checkpoints.best_step() if best_metric else None
+        step = checkpoints.best_step() if metric else None
         if step is None:
             raise UserError("--best: no checkpoint has the metric of config.train.best")
-    check_same_text(experiment, checkpoints.meta(step))
-    state = checkpoints.restore(experiment.abstract_state, step)
+    check_same_data(experiment, checkpoints.meta(step))
+    state = restore_newest(experiment, checkpoints, step)
     assert state is not None  # there are steps
     return state
 
 
-def check_same_text(experiment: Experiment, meta: dict[str, Any] | None) -> None:
+def restore_newest(
+    experiment: Experiment, checkpoints: Checkpoints, step: int | None = None
+) -> TrainState | None:
+    """The newest state that can be read, or that of `step`; None without a checkpoint."""
+    return checkpoints.restore(experiment.abstract_state, step, set_aside=not checkpoints.read_only)
+
+
+def check_same_data(experiment: Experiment, meta: dict[str, Any] | None) -> None:
     """A checkpoint's tokens mean what the data's tokens mean, or a `UserError`."""
     stored, tokenizer = (meta or {"data": {}})["data"].get("tokenizer"), experiment.data.tokenizer
     if stored and tokenizer is not None and stored != tokenizer.to_json():

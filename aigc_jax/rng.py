@@ -9,18 +9,21 @@ in microbatches.
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Int, Key
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, Key, UInt32
 
-STREAMS = {"init": 0, "data": 1, "train": 2, "eval": 3, "generate": 4}
+STREAMS = {"init": 0, "data": 1, "train": 2, "eval": 3, "generate": 4, "statistics": 5}
 
 
-def stream_key(seed: int, stream: str) -> Key[Array, ""]:
+def stream_key(seed: int | UInt32[ArrayLike, ""], stream: str) -> Key[Array, ""]:
     """The root key of one use of randomness. `stream` is a name in `STREAMS`."""
     # The generator is pinned: `rbg` draws differ between shardings, so goldens would not hold.
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS[stream])
 
 
-def step_key(seed: int, stream: str, step: Int[Array, ""] | int) -> Key[Array, ""]:
+def step_key(
+    seed: int | UInt32[ArrayLike, ""], stream: str, step: Int[Array, ""] | int
+) -> Key[Array, ""]:
     """The key of one step of one stream."""
     return jax.random.fold_in(stream_key(seed, stream), step)
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import jax
 
+from aigc_jax import config as config_lib
+from aigc_jax import tasks
 from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import make_evaluator, write_report
-from aigc_jax.experiment import Experiment, check_same_text, describe_data
-from aigc_jax.parallel.compile import stack
+from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, write_report
+from aigc_jax.experiment import Experiment, check_same_data, describe_data, restore_newest
 from aigc_jax.parallel.processes import StopSignal, is_lead
 from aigc_jax.run import goodput, observe
 from aigc_jax.run.checkpoint import Checkpoints
@@ -24,18 +25,22 @@ from aigc_jax.run.observe import describe, echo
 from aigc_jax.run.watch import Profile, Watch
 from aigc_jax.sample import make_sampler
 
-EVENTS = ("log", "eval", "sample", "checkpoint")
+EVENTS = ("log", "sample", "checkpoint")
 
 # What may differ between the run in a work directory and its continuation: the numbers stay.
 FREE_KEYS = (
     "parallel.",
+    "evals.",
     "data.placement",
+    "data.eval_batch_size",
+    "data.eval_split",
     "train.best",
     "train.keep",
     "train.nonfinite",
     "train.profile",
     "train.stall_seconds",
     "train.steps_per_call",
+    "train.eval_every",
     *(f"train.{event}_every" for event in EVENTS),
 )
 
@@ -44,6 +49,8 @@ def train(
     config: Config, workdir: Path, *, force: bool = False, executable: Path | None = None
 ) -> dict[str, Any]:
     """Trains until `config.train.duration`, going on from the newest checkpoint if there is one.
+
+    Nothing is written to a new `workdir`, beside a lock, until the first step has run.
 
     Args:
         config: the experiment.
@@ -64,46 +71,50 @@ def train(
     clock = Clock()
     with contextlib.ExitStack() as held:
         with clock("start"):
-            claim(workdir, config, force)
+            check_writable_directory(workdir)
+            experiment = Experiment(config)
+            check_same_run(workdir, experiment.config, force)
             lock = held.enter_context(Lock(workdir))
             held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
             profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(config, workdir, clock, lock, profile, executable)
+        return _train(experiment, workdir, clock, lock, profile, executable)
 
 
 def _train(
-    config: Config,
+    experiment: Experiment,
     workdir: Path,
     clock: Clock,
     lock: Lock,
     profile: Profile,
     executable: Path | None,
 ) -> dict[str, Any]:
+    config = experiment.config
     with clock("start"):
-        experiment = Experiment(config)
-        intervals = {name: round_up(experiment.steps(f"{name}_every"), config) for name in EVENTS}
-        checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, config.train.best)
+        evaluations = make_evaluations(experiment)
+        intervals = {name: experiment.steps(f"{name}_every") for name in EVENTS}
+        intervals |= {f"evals.{name}": found.every for name, found in evaluations.items()}
+        intervals = {name: round_up(every, config) for name, every in intervals.items()}
+        check_best(config, evaluations)
+        best = config_lib.best_metric(config.train.best)[0] if config.train.best else ""
+        checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, best)
         state = None
         if checkpoints.steps():
-            check_same_text(experiment, checkpoints.meta())
-            state = checkpoints.restore(experiment.abstract_state, set_aside=True)
+            check_same_data(experiment, checkpoints.meta())
+            state = restore_newest(experiment, checkpoints)
         resumed = state is not None
         state = experiment.init() if state is None else state
         step = int(state.step)
-        run = experiment.compile_train()
+        feed, run = experiment.feed, experiment.compile_train()
     if executable:
         with clock("compile"):
             devices = list(experiment.mesh.devices.flat)
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
-        evaluate = make_evaluator(experiment) if experiment.eval_data else None
+        evaluate = Evaluator(experiment, evaluations)
         writer = observe.Writer(workdir, active=is_lead())
         sample = make_sampler(experiment, workdir, writer)
-        if is_lead():
-            if step < experiment.num_steps:
-                clock.keep(workdir, step)
-            write_json(workdir / "config.json", as_json(config))
-            write_json(workdir / "environment.json", observe.environment(config.seed))
+        if is_lead() and step < experiment.num_steps:
+            clock.keep(workdir, step)
         echo(observe.parameter_table(state))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
@@ -112,22 +123,22 @@ def _train(
 
     total = experiment.num_steps
     unit, per_example = experiment.unit
-    per_step = per_example * config.data.batch_size
+    per_step = per_example * experiment.batch_size
     log = observe.Log(writer, clock, step, total, unit, per_step)
     meta = {
         "config": as_json(config),
         "data": describe_data(experiment.data),
     }
     results: dict[str, float] = {}
-    saved = step if resumed else None
+    results_step, saved = -1, step if resumed else None
 
     def due(name: str) -> bool:
         return bool(intervals[name]) and (step % intervals[name] == 0 or step == total)
 
-    def save(metrics: dict[str, float] | None) -> None:
+    def save() -> None:
         nonlocal saved
         with clock("checkpoint"):
-            checkpoints.save(step, state, meta, metrics)
+            checkpoints.save(step, state, meta, results if results_step == step else None)
             writer.flush()
         clock.mark(step)
         saved = step
@@ -142,33 +153,36 @@ def _train(
                 count = next_event(step, total, intervals.values(), config) - step
                 profile.at(step)
                 with clock("data"):
-                    feed = experiment.place(stack([next(feeds) for _ in range(count)]))
+                    placed = feed.place([next(feeds) for _ in range(count)])
                 with clock("compile") if step == first else contextlib.nullcontext():
-                    state, metrics = run(state, feed, experiment.resident)
+                    state, metrics = run(state, placed, feed.resident)
                     if step == first:
                         jax.block_until_ready(metrics)
                 if step == first:
+                    if is_lead():
+                        write_json(workdir / "config.json", as_json(config))
+                        write_json(workdir / "environment.json", observe.environment(config.seed))
                     log.restart_clock(step + count)
                 step += count
                 log.add(step, metrics)
                 if due("log"):
                     log.interval(step)
-                if due("eval") or due("sample") or due("checkpoint"):
+                wanted = [name for name in evaluations if due(f"evals.{name}")]
+                if wanted or due("sample") or due("checkpoint"):
                     log.settle()
-                evaluated = None
-                if evaluate and due("eval"):
+                if wanted:
                     with clock("evaluation"):
-                        results = evaluated = evaluate(state)
-                    writer.scalars(step, {f"eval/{k}": v for k, v in evaluated.items()})
-                    echo(f"step {step}: evaluation {describe(evaluated)}")
+                        results, results_step = evaluate(state, wanted), step
+                    writer.scalars(step, results)
+                    echo(f"step {step}: evaluation {describe(results)}")
                 if due("sample"):
                     with clock("sample"):
                         sample(state)
                 if due("checkpoint"):
-                    save(evaluated)
+                    save()
             log.settle()
             if saved != step:
-                save(None)
+                save()
         finally:
             feeds.close()
             log.close()
@@ -184,36 +198,47 @@ def _train(
         "workdir": str(workdir),
         "step": step,
         "stopped": stop.name,
-        "metrics": {**log.latest, **{f"eval/{k}": v for k, v in results.items()}},
+        "metrics": {**log.latest, **results},
         "goodput": goodput.report(workdir),
     }
 
 
-def claim(workdir: Path, config: Config, force: bool) -> None:
-    """Makes the work directory, or refuses when it is another run's or cannot be written."""
+def check_writable_directory(workdir: Path) -> None:
+    """Makes the work directory, or refuses when it cannot be written."""
     if ":/" in str(workdir):  # a Path has folded the two slashes of a URL
         raise UserError(f"--workdir={workdir}: mount the bucket and give its directory")
-    path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not force:
-            before = flatten(json.loads(path.read_text(encoding="utf-8")))
-            after = flatten(as_json(config))
-            differing = [
-                f"{key} ({before.get(key)} there, {after.get(key)} now)"
-                for key in sorted({**before, **after})
-                if before.get(key) != after.get(key) and not key.startswith(FREE_KEYS)
-            ]
-            if differing:
-                raise UserError(
-                    f"{workdir} holds a run with another config: {', '.join(differing)}; "
-                    "take another --workdir, or go on with --resume=force"
-                )
         probe = workdir / f".writable-{jax.process_index()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
+
+
+def check_same_run(workdir: Path, config: Config, force: bool) -> None:
+    """Refuses a work directory that holds another run. One without a checkpoint has nothing to
+    lose: its records are removed."""
+    path = workdir / "config.json"
+    if force or not path.exists():
+        return
+    before = flatten(as_json(tasks.complete(config_lib.from_json(read_json(path)))))
+    after = flatten(as_json(config))
+    differing = [
+        f"{key} ({before.get(key)} there, {after.get(key)} now)"
+        for key in sorted({**before, **after})
+        if before.get(key) != after.get(key) and not key.startswith(FREE_KEYS)
+    ]
+    if not differing:
+        return
+    if Checkpoints(workdir / "checkpoints", read_only=True).steps():
+        raise UserError(
+            f"{workdir} holds a run with another config: {', '.join(differing)}; "
+            "take another --workdir, or go on with --resume=force"
+        )
+    if is_lead():
+        for name in ("config.json", "metrics.jsonl", "goodput.jsonl"):
+            (workdir / name).unlink(missing_ok=True)
 
 
 def round_up(interval: int, config: Config) -> int:
@@ -229,8 +254,25 @@ def next_event(step: int, total: int, intervals, config: Config) -> int:
 
 def feed_ahead(experiment: Experiment, start: int, stop: int):
     """The feeds of steps `start` to `stop`; read ahead in the background when they lie on disk."""
+
+    def at(step: int):
+        return experiment.feed.at(step, experiment.config.seed)
+
     if experiment.config.data.placement == "disk":
         from aigc_jax.data.stream import prefetch
 
-        return prefetch(experiment.train_feed, start, stop)
-    return (experiment.train_feed(step) for step in range(start, stop))
+        return prefetch(at, start, stop)
+    return (at(step) for step in range(start, stop))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a work directory, or a `UserError`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; remove it, or take another --workdir"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
+    return value

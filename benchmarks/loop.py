@@ -21,7 +21,6 @@ import numpy as np
 from aigc_jax.command_line import load
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
-from aigc_jax.parallel.compile import stack
 from aigc_jax.train import train
 
 STEPS = 600
@@ -60,16 +59,18 @@ def compiled_step(config) -> Callable[[int], float]:
     """Takes so many steps, their batch already on the devices; seconds per step."""
     experiment = Experiment(config)
     per_call = config.train.steps_per_call
-    feed = experiment.place(stack([experiment.train_feed(step) for step in range(per_call)]))
+    feed = experiment.feed.place(
+        [experiment.feed.at(step, config.seed) for step in range(per_call)]
+    )
     state = experiment.init()
-    run = experiment.compile_train().lower(state, feed, experiment.resident).compile()
+    run = experiment.compile_train().lower(state, feed, experiment.feed.resident).compile()
 
     def take(count: int) -> float:
         nonlocal state
         calls = -(-count // per_call)
         begin = time.perf_counter()
         for _ in range(calls):
-            state, metrics = run(state, feed, experiment.resident)
+            state, metrics = run(state, feed, experiment.feed.resident)
         jax.block_until_ready(metrics)
         return (time.perf_counter() - begin) / (calls * per_call)
 

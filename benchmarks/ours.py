@@ -9,7 +9,6 @@ import jaxlib
 from aigc_jax.command_line import load
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
-from aigc_jax.parallel.compile import stack
 
 CONFIGS = {
     "dense_gan": ("configs/gan/dense.py", "mnist5k"),
@@ -26,13 +25,13 @@ def build(work: str) -> tuple[Callable[[], Any], Callable[[Any], Any], dict]:
     processes.cpu_devices(config)
     processes.keep_host_memory()
     experiment = Experiment(config)
-    feed = experiment.place(stack([experiment.train_feed(0)]))
+    feed = experiment.feed.place([experiment.feed.at(0, config.seed)])
     state = experiment.init()
-    run = experiment.compile_train().lower(state, feed, experiment.resident).compile()
+    run = experiment.compile_train().lower(state, feed, experiment.feed.resident).compile()
 
     def step():
         nonlocal state
-        state, metrics = run(state, feed, experiment.resident)
+        state, metrics = run(state, feed, experiment.feed.resident)
         return metrics
 
     about = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "devices": jax.device_count()}

@@ -14,7 +14,7 @@ import numpy as np
 
 from aigc_jax import command_line
 from aigc_jax.experiment import Experiment, restore
-from aigc_jax.parallel.compile import stack
+from aigc_jax.parallel.feed import TrainFeed
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = {
@@ -47,8 +47,8 @@ def trained(family: str, devices: int = 8, steps: int = 3, per_call: int = 1, **
     experiment = Experiment(config, devices=jax.devices()[:devices])
     run, state, seen = experiment.compile_train(), experiment.init(), []
     for first in range(0, steps, per_call):
-        feed = stack([experiment.train_feed(s) for s in range(first, first + per_call)])
-        state, metrics = run(state, experiment.place(feed), experiment.resident)
+        feeds = [experiment.feed.at(s, config.seed) for s in range(first, first + per_call)]
+        state, metrics = run(state, experiment.feed.place(feeds), experiment.feed.resident)
         metrics = jax.device_get(metrics)
         for i in range(per_call):
             values = jax.tree.map(lambda x, i=i: x[i], metrics).compute()
@@ -90,14 +90,14 @@ def metrics_by_step(workdir: Path) -> dict[int, dict]:
 
 def stop_at(monkeypatch, step: int) -> None:
     """SIGTERM arrives while the batch of `step` is being made."""
-    feed = Experiment.train_feed
+    feed = TrainFeed.at
 
-    def interrupted(self, at):
+    def interrupted(self, at, seed):
         if at == step:
             signal.raise_signal(signal.SIGTERM)
-        return feed(self, at)
+        return feed(self, at, seed)
 
-    monkeypatch.setattr(Experiment, "train_feed", interrupted)
+    monkeypatch.setattr(TrainFeed, "at", interrupted)
 
 
 def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:

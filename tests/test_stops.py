@@ -20,7 +20,7 @@ from runs import (
     stop_at,
 )
 
-from aigc_jax.experiment import Experiment
+from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.processes import StopSignal
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.train import train
@@ -113,7 +113,7 @@ def test_kill_at_a_random_moment(tmp_path):
 def sigterm_during(monkeypatch, moment: str) -> None:
     """SIGTERM arrives in an evaluation, before a save begins, or while it is being written."""
     if moment == "evaluation":
-        feed = Experiment.eval_feed
+        feed = EvalFeed.at
 
         def interrupted(self, number):
             if number == 0:
@@ -124,7 +124,7 @@ def sigterm_during(monkeypatch, moment: str) -> None:
         listening = StopSignal.__enter__
 
         def listen(self):
-            monkeypatch.setattr(Experiment, "eval_feed", interrupted)
+            monkeypatch.setattr(EvalFeed, "at", interrupted)
             return listening(self)
 
         monkeypatch.setattr(StopSignal, "__enter__", listen)
@@ -157,17 +157,17 @@ def test_sigterm_at_any_moment_loses_nothing(moment, undisturbed, tmp_path, monk
 SLOW_STEP = """
 import sys, time
 from aigc_jax.__main__ import main
-from aigc_jax.experiment import Experiment
+from aigc_jax.parallel.feed import TrainFeed
 
-feed = Experiment.train_feed
+feed = TrainFeed.at
 
-def slow(self, step):
+def slow(self, step, seed):
     if step == 5:
         print("at step 5", file=sys.stderr, flush=True)
         time.sleep({seconds})
-    return feed(self, step)
+    return feed(self, step, seed)
 
-Experiment.train_feed = slow
+TrainFeed.at = slow
 main()
 """
 
@@ -211,16 +211,16 @@ def test_a_clock_that_is_moved_changes_nothing(undisturbed, tmp_path, monkeypatc
         patch.setattr(time, "time_ns", lambda: now_ns() + years * year * 10**9)
 
     with monkeypatch.context() as patch:
-        feed = Experiment.train_feed
+        feed = TrainFeed.at
 
-        def moving(self, step):
+        def moving(self, step, seed):
             if step == 2:
                 move(patch, -20)
             if step == 5:
                 signal.raise_signal(signal.SIGTERM)
-            return feed(self, step)
+            return feed(self, step, seed)
 
-        patch.setattr(Experiment, "train_feed", moving)
+        patch.setattr(TrainFeed, "at", moving)
         move(patch, 1)
         assert train(config, tmp_path / "run")["step"] == 6
     with monkeypatch.context() as patch:

@@ -6,7 +6,6 @@ import re
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from runs import (
@@ -19,13 +18,14 @@ from runs import (
     trained,
 )
 
+from aigc_jax import tasks
 from aigc_jax import train as train_module
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate
-from aigc_jax.experiment import Experiment, restore
+from aigc_jax.experiment import Experiment
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.lock import Lock
-from aigc_jax.train import claim, train
+from aigc_jax.train import check_same_run, train
 
 
 def test_golden_first_steps(renew):
@@ -62,6 +62,7 @@ FREE = {
     "parallel__mode": "pmap",
     "parallel__fsdp": 2,
     "data__placement": "memory",
+    "data__eval_batch_size": 8,
 }
 BOUND = {
     "seed": 1,
@@ -69,19 +70,18 @@ BOUND = {
     "train__accumulate": 2,
     "train__precision": "bfloat16",
     "data__batch_size": 32,
-    "data__eval_batch_size": 8,
     "model__encoder__features": (16,),
 }
 
 
 def test_what_may_change_between_stop_and_resume(undisturbed):
-    claim(undisturbed / "whole", make_config("vae", **FREE), force=False)
-    changed = make_config("vae", **BOUND)
+    check_same_run(undisturbed / "whole", tasks.complete(make_config("vae", **FREE)), force=False)
+    changed = tasks.complete(make_config("vae", **BOUND))
     with pytest.raises(UserError) as refusal:
-        claim(undisturbed / "whole", changed, force=False)
+        check_same_run(undisturbed / "whole", changed, force=False)
     named = re.findall(r"([\w.]+) \(.*? there, .*? now\)", str(refusal.value))
     assert named == sorted(key.replace("__", ".") for key in BOUND)
-    claim(undisturbed / "whole", changed, force=True)
+    check_same_run(undisturbed / "whole", changed, force=True)
 
 
 def test_a_workdir_in_use_is_refused_but_can_be_evaluated(undisturbed):
@@ -174,23 +174,13 @@ def test_full_disk_keeps_the_checkpoints_there_are(undisturbed, tmp_path, monkey
 def test_evaluation_covers_every_example_once(undisturbed):
     config = make_config("vae")
     experiment = Experiment(config)
-    state = restore(experiment, undisturbed / "whole")
-    run, seen = experiment.compile_eval(), []
-    assert experiment.eval_feeds() == 2  # 20 examples in batches of 16
-    for number in range(experiment.eval_feeds()):
-        seen += list(experiment.eval_feed(number)["mask"])
-    assert sum(seen) == 20
-    report = evaluate(config, undisturbed / "whole")
-    empty = jax.eval_shape(
-        experiment.eval_step, experiment.abstract_state, experiment.eval_feed(0), {}
-    )
-    total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
-    for number in range(2):
-        feed = experiment.place(experiment.eval_feed(number), evaluation=True)
-        total = run(state, total, feed, {})
-    assert int(total.loss.count) == 20
-    assert report["metrics"]["loss"] == pytest.approx(float(total.loss.compute()))
-    assert report["protocol"]["examples"] == 20
+    data = experiment.eval_split("eval")
+    feed = experiment.eval_feed(data, 16)
+    assert feed.count == 2  # 20 examples
+    masks, ids = zip(*((feed.at(number)["mask"], feed.at(number)["id"]) for number in range(2)))
+    np.testing.assert_array_equal(np.concatenate(ids)[np.concatenate(masks) > 0], np.arange(20))
+    protocol = evaluate(config, undisturbed / "whole")["protocol"]["eval"]
+    assert protocol["examples"] == 20
 
 
 def test_loop_knows_no_family():

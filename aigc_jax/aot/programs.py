@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from aigc_jax import rng
-from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.sharding import batch_sharding, replicated
-from aigc_jax.tasks.task import Request
+from aigc_jax.parallel.mesh import batch_shards
+from aigc_jax.parallel.sharding import batch_sharding
+from aigc_jax.tasks.task import Settings, inference_state
 
 
 class Program(NamedTuple):
@@ -34,67 +34,67 @@ class Program(NamedTuple):
 
 def train_program(experiment: Experiment) -> Program:
     """What `train` calls: one or several steps; of data on the devices it is fed the indices."""
-    data, steps = experiment.config.data, experiment.config.train.steps_per_call
-    spec = {"index": ((), np.int32)} if experiment.is_resident else experiment.data.spec
+    feed, steps = experiment.feed, experiment.config.train.steps_per_call
+    spec = {"index": ((), np.int32)} if feed.on_device else experiment.data.spec
     sharding = batch_sharding(experiment.mesh, leading=1)
-    feed = {
-        name: jax.ShapeDtypeStruct((steps, data.batch_size, *shape), dtype, sharding=sharding)
+    feeds = {
+        name: jax.ShapeDtypeStruct((steps, feed.batch_size, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in spec.items()
     }
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), feed)
-    whole, resident = replicated(experiment.mesh), {}
-    if experiment.is_resident:
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), feeds)
+    resident = {}
+    if feed.on_device:
+        assert experiment.data.arrays is not None
         resident = {
-            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=experiment.replicated)
             for name, x in experiment.data.arrays.items()
         }
     state = experiment.abstract_state
     return Program(
         experiment.compile_train(),
-        (state, feed, resident),
+        (state, feeds, resident),
         experiment.train_step,
         (state, one, resident),
-        data.batch_size,
+        experiment.batch_size,
         steps,
     )
 
 
 def eval_program(experiment: Experiment) -> Program:
-    """What `evaluate` calls for each batch of held-out examples."""
-    if experiment.eval_data is None:
-        raise UserError("config.data.eval_split is empty: there is no evaluation to compile")
-    size = experiment.config.data.eval_batch_size
-    spec = {**experiment.eval_data.spec, "mask": ((), np.float32), "number": ((), np.int32)}
-    sharding, whole = batch_sharding(experiment.mesh), replicated(experiment.mesh)
+    """What an evaluation of type `mean` calls for each batch of held-out examples."""
+    data, config = experiment.held_out(), experiment.config
+    size = experiment.eval_feed(data, config.data.eval_batch_size).batch_size
+    spec = {**data.spec, "mask": ((), np.float32), "id": ((), np.int32)}
+    sharding = batch_sharding(experiment.mesh)
     feed = {
         name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
         for name, (shape, dtype) in spec.items()
     }
-    args = (experiment.abstract_state, feed, {})
+    state = inference_state(experiment.abstract_state)
     total = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-        jax.eval_shape(experiment.eval_step, *args),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=experiment.replicated),
+        jax.eval_shape(experiment.eval_step, state, feed, {}),
     )
-    run_args = (experiment.abstract_state, total, feed, {})
-    return Program(experiment.compile_eval(), run_args, experiment.eval_step, args, size)
+    run_args = (state, total, feed, {})
+    one_args = (state, feed, {})
+    return Program(experiment.compile_eval(), run_args, experiment.eval_step, one_args, size)
 
 
 def generate_program(experiment: Experiment) -> Program:
     """What `generate` calls unless it is told otherwise: 100 images, or a text of 500 tokens."""
-    request = Request(num=1 if experiment.data.kind == "text" else 100)
+    settings, shards = Settings(), batch_shards(experiment.mesh)
+    num = 1 if experiment.data.window is not None else -(-100 // shards) * shards
     key = jax.eval_shape(lambda: rng.stream_key(0, "generate"))
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=replicated(experiment.mesh))
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=experiment.replicated)
+    sharding = experiment.replicated if num % shards else batch_sharding(experiment.mesh)
+    ids = jax.ShapeDtypeStruct((num,), np.int32, sharding=sharding)
+    state = inference_state(experiment.abstract_state)
 
-    def generate(state, key):
-        return experiment.task.generate(state, key, request)
+    def generate(state, key, ids, inputs):
+        return experiment.task.generate(state, key, ids, inputs, settings)
 
-    return Program(
-        experiment.compile_generate(request),
-        (experiment.abstract_state, key, None),
-        generate,
-        (experiment.abstract_state, key),
-        request.num,
-    )
+    args = (state, key, ids, {})
+    return Program(experiment.compile_generate(settings), args, generate, args, num)
 
 
 PROGRAMS = {"train": train_program, "eval": eval_program, "generate": generate_program}

@@ -63,7 +63,6 @@ def _point(config: Config, name: str, chips: int, batch_size: float) -> dict[str
         return {**point, "error": f"a batch of {batch_size:g} cannot be made"}
     config = config.copy_and_resolve_references()
     config.data.batch_size = point["batch_size"] = int(batch_size)
-    config.data.eval_batch_size = chips  # not compiled here; any that divides
     try:
         report = compile_for(config, topology.describe(name))
     except UserError as error:

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 
 def slerp(
@@ -19,9 +19,13 @@ def slerp(
     return weights / jnp.sin(angle)
 
 
-def walks(key: Key[Array, ""], num: int, latent_dim: int) -> Float[Array, "num latent"]:
-    """Arcs between random draws, ten points each: the rows of a grid ten wide."""
-    ends = jax.random.normal(key, (2, -(-num // 10), latent_dim))
-    path = jax.vmap(slerp, (None, None, 0))
-    points = jax.vmap(path, (0, 0, None))(ends[0], ends[1], jnp.linspace(0.0, 1.0, 10))
-    return points.reshape(-1, latent_dim)[:num]
+def walks(
+    key: Key[Array, ""], ids: Int[Array, "num"], latent_dim: int
+) -> Float[Array, "num latent"]:
+    """Arcs between random draws, ten points each: sample i is point i % 10 of arc i // 10."""
+
+    def point(i):
+        ends = jax.random.normal(jax.random.fold_in(key, i // 10), (2, latent_dim))
+        return slerp(ends[0], ends[1], (i % 10) / 9)
+
+    return jax.vmap(point)(ids)

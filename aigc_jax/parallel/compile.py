@@ -147,11 +147,6 @@ def place(feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0
     return jax.tree.map(put, feed)
 
 
-def stack(feeds: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Feeds of several steps with a leading axis of steps."""
-    return {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
-
-
 def check_mode(parallel: Config, mesh: Mesh) -> None:
     """pmap splits the batch and nothing else, or a `UserError`."""
     if parallel.mode != "pmap":

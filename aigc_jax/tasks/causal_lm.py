@@ -1,30 +1,27 @@
 """Language modelling: predict each token from those before it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.generate.decode import decode
 from aigc_jax.models.transformer import GPT, TENSOR_RULES
-from aigc_jax.tasks.task import (
-    Batch,
-    Metrics,
-    Request,
-    Samples,
-    TrainState,
-    accumulate_gradients,
+from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
+from aigc_jax.tasks.step import (
     collect,
     create_network,
-    mean_over,
     sum_over,
     update_network,
+    weighted_gradient,
 )
+from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 
 @flax.struct.dataclass
@@ -47,87 +44,117 @@ class LMMetrics(clu_metrics.Collection):
     accuracy: clu_metrics.Average
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # optimizers have no equality
 class CausalLM:
     """A `Task` with one network, `model`. `batch["tokens"]` is int32 `[batch, length + 1]`: the
-    model reads all but the last token and predicts all but the first.
+    model reads all but the last token and predicts all but the first. `batch["weights"]`
+    `[batch, length]`, if there are any, weigh the predictions.
 
     Attributes:
         model: its `block_size` is at least `length`.
-        tx: the optimizer.
+        tx: the optimizer of each network.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         accumulate: microbatches per step.
+        freeze: parameters that are not trained, by regular expressions (`create_network`).
     """
 
     model: GPT
-    tx: optax.GradientTransformation
+    tx: dict[str, optax.GradientTransformation]
     ema_decay: float = 0.0
     accumulate: int = 1
-    kinds: tuple[str, ...] = ("samples",)
-    tensor_rules: tuple[tuple[str, int], ...] = TENSOR_RULES
+    freeze: tuple[str, ...] = ()
+
+    kinds: ClassVar[tuple[str, ...]] = ("samples",)
+    tensor_rules: ClassVar[tuple[tuple[str, int], ...]] = TENSOR_RULES
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The state before the first step. Only the length of `batch["tokens"]` is used."""
         tokens = jnp.zeros((1, batch["tokens"].shape[1] - 1), jnp.int32)
-        network = create_network(self.model.init(key, tokens), self.tx, self.ema_decay)
-        return TrainState(jnp.zeros((), jnp.int32), {"model": network})
+        variables = self.model.init(key, tokens)
+        network = create_network("model", variables, self.tx["model"], self.ema_decay, self.freeze)
+        return first_state(model=network)
 
     def train_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
     ) -> tuple[TrainState, Metrics]:
         """One update from the mean cross-entropy over all tokens of the batch."""
+        network = state.networks["model"]
 
         def loss_fn(params, microbatch):
-            metrics = self._evaluate(params, microbatch, microbatch["id"], dropout_key=key)
-            return metrics.loss.compute(), (metrics, {})
+            variables, ids = network.variables(params), microbatch["id"]
+            metrics = self._evaluate(variables, microbatch, ids, dropout_key=key)
+            return metrics.loss.total, (metrics.loss.count, metrics, {})
 
-        network = state.networks["model"]
-        grads, (metrics, stats) = accumulate_gradients(
-            loss_fn, network.params, batch, self.accumulate
+        grads, metrics, stats = weighted_gradient(
+            loss_fn, network.params, batch, self.accumulate, axis
         )
-        grads, metrics = mean_over(axis, grads), sum_over(axis, metrics)
-        network = update_network(network, grads, stats, self.tx, self.ema_decay)
-        return TrainState(state.step + 1, {"model": network}), metrics
+        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
+        return state.after_step({"model": network}), metrics
+
+    def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
+        """None: the network has no statistics."""
+        return {}
 
     def eval_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
     ) -> Metrics:
         """Masked totals over the batch, without dropout. `key` is not used."""
-        params = state.networks["model"].averaged
-        return sum_over(axis, self._evaluate(params, batch, mask=batch["mask"]))
+        variables = state.networks["model"].variables()
+        return sum_over(axis, self._evaluate(variables, batch, mask=batch["mask"]))
+
+    def predict(self, state: TrainState, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+        """Of each sequence the mean loss in nats per token and the share of tokens that were the
+        likeliest."""
+        inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
+        logits: Any = self.model.apply(state.networks["model"].variables(), inputs)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        right = logits.argmax(axis=-1) == targets
+        return {"loss": loss.mean(axis=-1), "accuracy": right.mean(axis=-1, dtype=jnp.float32)}
 
     def generate(
-        self, state: TrainState, key: Key[Array, ""], request: Request, batch: Batch | None = None
+        self,
+        state: TrainState,
+        key: Key[Array, ""],
+        ids: Int[Array, "num"],
+        inputs: Batch,
+        settings: Settings,
     ) -> Samples:
-        """`{"tokens": [num, prompt + max_new_tokens]}`: texts that begin with the prompt
-        `batch["tokens"]` `[prompt]`, at least one token; without a batch, with token 0 (in a
-        sorted vocabulary of characters, the line break)."""
-        prompt = jnp.zeros(1, jnp.int32) if batch is None else batch["tokens"]
-        if prompt.shape[0] == 0:
+        """`{"tokens": [num, prompt + max_new_tokens]}`: texts that begin with the prompts
+        `inputs["tokens"]` `[num, prompt]`, at least one token each; without them, with token 0 (in
+        a sorted vocabulary of characters, the line break). `inputs` may also hold `temperature`
+        and `top_k`."""
+        prompt = inputs.get("tokens")
+        if prompt is None:
+            prompt = jnp.zeros((ids.shape[0], 1), jnp.int32)
+        if prompt.shape[1] == 0:
             raise UserError("the prompt is empty; give at least one token, or none to start anew")
-        variables = {"params": state.networks["model"].averaged}
+        variables = state.networks["model"].variables()
 
         def extend(tokens, cache, position):
             return self.model.apply(variables, tokens, cache, position, method="extend")
 
         tokens = decode(
             key,
-            jnp.broadcast_to(prompt, (request.num, prompt.shape[0])),
+            prompt,
             extend,
-            self.model.init_cache(request.num),
+            self.model.init_cache(ids.shape[0]),
             self.model.block_size,
-            request.max_new_tokens,
-            request.temperature,
-            request.top_k,
+            settings.max_new_tokens,
+            1.0,
+            0,
         )
         return {"tokens": tokens}
 
-    def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> Any:
+    def card(self) -> dict[str, Any]:
+        """The unit of the loss."""
+        return {"unit": "nats per token"}
+
+    def _evaluate(self, variables, batch, ids=None, mask=None, dropout_key=None) -> Any:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         weights = jnp.ones(inputs.shape[0]) if mask is None else mask
         loss, correct = self.model.apply(
-            {"params": params}, inputs, targets, weights, ids, rngs=rngs, method="loss"
+            variables, inputs, targets, weights, ids, rngs=rngs, method="loss"
         )
         count = weights.sum() * inputs.shape[1]
         return collect(
@@ -136,3 +163,34 @@ class CausalLM:
             perplexity=Perplexity.empty().replace(total=loss, count=count),
             accuracy=clu_metrics.Average.empty().replace(total=correct, count=count),
         )
+
+
+# --- from a config ---
+
+NETWORKS = ("model",)
+
+
+def sections(config: Config) -> dict[str, Section]:
+    """The parts of a config that this family fills in, see `tasks.complete`."""
+    return {
+        "task": Section(CausalLM, ("model", *TRAINING)),
+        "model": Section(GPT, ("vocab_size", "block_size", "dtype")),
+    }
+
+
+def build(config: Config, spec: Spec, training: dict[str, Any]) -> CausalLM:
+    """The task that a complete config describes, see `tasks.build`."""
+    if spec.vocab_size is None:
+        raise UserError(f"task causal_lm needs text; config.data.source={spec.name} holds none")
+    parts = sections(config)
+    sizes = {"vocab_size": spec.vocab_size, "block_size": spec.block_size}
+    model = construct(
+        parts["model"], "config.model", config.model, **sizes, dtype=training["dtype"]
+    )
+    return construct(
+        parts["task"],
+        "config.task",
+        config.task,
+        model=model,
+        **{name: training[name] for name in TRAINING},
+    )

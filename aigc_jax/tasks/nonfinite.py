@@ -45,7 +45,7 @@ def leave_out_nonfinite(
     if axis is not None:  # what one device refuses, all refuse
         ok = jax.lax.pmin(ok.astype(jnp.int32), axis) > 0
     networks = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new.networks, old.networks)
-    return TrainState(new.step, networks), Guarded(metrics, (~ok).astype(jnp.int32))
+    return new.replace(networks=networks), Guarded(metrics, (~ok).astype(jnp.int32))
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:

@@ -1,15 +1,14 @@
-"""The one protocol: what a family has to say so that the loop can train it."""
+"""The one protocol: what a family defines so that the loop can train it, and the state of a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.struct
-import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Int, Key
 
 Batch = Mapping[str, Array]
 Samples = Mapping[str, Array]
@@ -18,24 +17,35 @@ Metrics = clu_metrics.Collection
 
 @flax.struct.dataclass
 class Network:
-    """Everything that training changes in one network.
+    """One network: everything that training changes in it, and what it leaves alone.
 
     Attributes:
-        params: float32 parameters, the linen tree.
-        opt_state: the state of this network's optax transformation.
-        stats: linen's mutable collections other than `params`, e.g. `{"batch_stats": ...}`.
+        params: float32 parameters that are trained, a linen tree.
+        opt_state: the state of this network's optax transformation, for `params` alone.
+        stats: linen's mutable collections, e.g. `{"batch_stats": ...}`.
         ema: exponential moving average of `params`; an empty dict when it is off.
+        ema_stats: the same average of `stats`; an empty dict when it is off.
+        frozen: parameters that are neither differentiated nor in the optimizer's state: the part of
+            the linen tree that is not in `params`.
     """
 
     params: Any
     opt_state: Any
     stats: Any
     ema: Any
+    ema_stats: Any = flax.struct.field(default_factory=dict)
+    frozen: Any = flax.struct.field(default_factory=dict)
 
-    @property
-    def averaged(self) -> Any:
-        """The parameters to evaluate and generate with: the moving average if there is one."""
-        return self.ema or self.params
+    def variables(self, params: Any = None, stats: Any = None) -> dict[str, Any]:
+        """What linen's `apply` takes: trained and frozen parameters in one tree, and statistics.
+
+        Args:
+            params: stand in for `self.params`, e.g. to differentiate by them.
+            stats: stand in for `self.stats`.
+        """
+        params = self.params if params is None else params
+        stats = self.stats if stats is None else stats
+        return {"params": merge(params, self.frozen), **stats}
 
 
 @flax.struct.dataclass
@@ -45,41 +55,79 @@ class TrainState:
     Attributes:
         step: int32 scalar: steps taken, the only clock.
         networks: by name.
+        seed: uint32 scalar: with `step` it determines every random draw. It is part of the state,
+            so that `jax.vmap` over states with different seeds is several runs in one program.
     """
 
     step: Any
     networks: dict[str, Network]
+    seed: Any = flax.struct.field(default_factory=lambda: np.uint32(0))
+
+    def after_step(self, networks: dict[str, Network]) -> "TrainState":
+        """The state one step later."""
+        return self.replace(step=self.step + 1, networks=networks)
+
+
+def first_state(**networks: Network) -> TrainState:
+    """The state before the first step; the seed is set by who has one."""
+    return TrainState(jnp.zeros((), jnp.int32), networks)
+
+
+def merge(params: Any, frozen: Any) -> Any:
+    """Two parts of a parameter tree as one."""
+    if not frozen:
+        return params
+    both = {**params, **frozen}
+    for name in params.keys() & frozen.keys():
+        both[name] = merge(params[name], frozen[name])
+    return both
+
+
+def inference_state(state: TrainState, averaged: bool = True) -> TrainState:
+    """The state to evaluate and generate with: `params` and `stats` alone, nothing copied.
+
+    Args:
+        state: arrays, shapes or shardings.
+        averaged: take the moving averages of parameters and statistics, of the networks that keep
+            them; otherwise what training ended with.
+    """
+
+    def select(network: Network) -> Network:
+        params, stats = network.params, network.stats
+        if averaged and network.ema:
+            params, stats = network.ema, network.ema_stats
+        return Network(params, {}, stats, {}, {}, network.frozen)
+
+    networks = {name: select(network) for name, network in state.networks.items()}
+    return TrainState(state.step, networks, state.seed)
 
 
 @dataclass(frozen=True)
-class Request:
-    """What `generate` is asked for. Static: a new request compiles anew.
+class Settings:
+    """What `generate` is asked for and what its program depends on: another value compiles anew.
 
     Attributes:
         kind: what to make; `"samples"` for every task, others as the task's `kinds` names them.
-        num: how many.
         max_new_tokens: text only: how many tokens to add to the prompt.
-        temperature: text only: the logits are divided by it; 0 takes the likeliest token.
-        top_k: text only: draw among the k likeliest tokens; 0 draws among all.
     """
 
     kind: str = "samples"
-    num: int = 100
     max_new_tokens: int = 500
-    temperature: float = 1.0
-    top_k: int = 0
 
 
 @runtime_checkable
 class Task(Protocol):
     """A family: what its parameters are, what one step does, what it makes. Every method is pure.
 
-    A `batch` is a dict of arrays with a leading batch axis. `batch["id"]` holds the examples'
-    places in the global batch (for `rng.per_example`); in evaluation `batch["mask"]` is 1 for an
-    example and 0 for padding.
+    A `batch` is a dict of arrays with a leading batch axis. `batch["id"]` numbers the examples (for
+    `rng.per_example`): in training by their places in the global batch, in evaluation by their
+    places in the split. In evaluation `batch["mask"]` is 1 for an example and 0 for padding.
+
+    Attributes:
+        kinds: what `generate` can make.
     """
 
-    kinds: tuple[str, ...]
+    kinds: ClassVar[tuple[str, ...]]
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The state before the first step. Only shapes and types of `batch` are used."""
@@ -91,98 +139,45 @@ class Task(Protocol):
         """One update of every network. `axis` is pmap's mapped axis, None under jit."""
         ...
 
+    def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
+        """Statistics to replace in an `inference_state`, by network: those that are computed anew
+        from its parameters. Empty where there are none."""
+        ...
+
     def eval_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
     ) -> Metrics:
-        """Masked sums and counts over the batch; merged over batches, then computed."""
+        """Masked sums and counts over the batch; merged over batches, then computed. `state` is an
+        `inference_state`."""
+        ...
+
+    def predict(self, state: TrainState, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+        """Values of each example, `{name: [batch, ...]}`, from an `inference_state`."""
         ...
 
     def generate(
-        self, state: TrainState, key: Key[Array, ""], request: Request, batch: Batch | None = None
+        self,
+        state: TrainState,
+        key: Key[Array, ""],
+        ids: Int[Array, "num"],
+        inputs: Batch,
+        settings: Settings,
     ) -> Samples:
         """New data: `{"image": [num, height, width, channels] in [0, 1]}` or
-        `{"tokens": [num, length]}`. `batch` holds what the request starts from, if anything:
-        images to reconstruct, or `{"tokens": [length]}`, a prompt."""
+        `{"tokens": [num, length]}`.
+
+        Args:
+            state: an `inference_state`.
+            key: of the noise.
+            ids: numbers of the samples. A sample depends on the key and its own number, not on
+                those beside it: batches of any size give the same samples.
+            inputs: arrays with one row for each sample (images to reconstruct, prompts), or scalars
+                for all (`temperature`).
+            settings: static.
+        """
         ...
 
-
-def mean_over(axis: str | None, tree: Any) -> Any:
-    """The mean over the devices of a pmapped axis; nothing under jit, where arrays are global."""
-    return tree if axis is None else jax.lax.pmean(tree, axis)
-
-
-def sum_over(axis: str | None, metrics: Metrics) -> Metrics:
-    """Totals and counts summed over a pmapped axis; nothing under jit."""
-    return metrics if axis is None else jax.lax.psum(metrics, axis)
-
-
-def average(values: Array, mask: Float[Array, "batch"] | None = None) -> clu_metrics.Average:
-    """The total and the count of one value per example; where `mask` is 0 neither counts."""
-    mask = jnp.ones(values.shape) if mask is None else mask
-    return clu_metrics.Average.from_model_output(values.astype(jnp.float32), mask=mask)
-
-
-def collect(collection: type[Metrics], **metrics: clu_metrics.Metric) -> Metrics:
-    """A collection from metrics that are already made."""
-    return collection.empty().replace(**metrics)
-
-
-def accumulate_gradients(
-    loss_fn: Callable[[Any, Batch], tuple[Array, tuple[Any, Any]]],
-    params: Any,
-    batch: Batch,
-    num_microbatches: int,
-) -> tuple[Any, tuple[Any, Any]]:
-    """Mean gradient of `loss_fn` over `num_microbatches` equal parts of the batch, one at a time.
-
-    Args:
-        loss_fn: `(params, microbatch) -> (mean loss, (metrics, stats))`. `metrics` are clu's, whose
-            totals and counts add up. `stats` are the mutable
-            collections after the microbatch, which all microbatches start from the same; their
-            mean is returned.
-        params: what to differentiate by.
-        batch: arrays with a leading batch axis that `num_microbatches` divides.
-        num_microbatches: 1 runs the whole batch at once.
-
-    Returns:
-        The gradient, and the merged metrics with the statistics.
-    """
-    gradient = jax.grad(loss_fn, has_aux=True)
-    if num_microbatches == 1:
-        return gradient(params, batch)
-
-    def split(x):
-        # Rows m, m + n, m + 2n ... : the rows of a microbatch stay spread over the devices.
-        return x.reshape(-1, num_microbatches, *x.shape[1:]).swapaxes(0, 1)
-
-    def add(total, microbatch):
-        grads, (metrics, stats) = gradient(params, microbatch)
-        return jax.tree.map(jnp.add, total, (grads, metrics, stats)), None
-
-    microbatches = jax.tree.map(split, dict(batch))
-    first = jax.tree.map(lambda x: x[0], microbatches)
-    grads, (metrics, stats) = jax.eval_shape(gradient, params, first)
-    # Metrics are totals and counts, so adding them is merging them, and zero is empty.
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics, stats))
-    (grads, metrics, stats), _ = jax.lax.scan(add, zeros, microbatches)
-    grads, stats = jax.tree.map(lambda x: x / num_microbatches, (grads, stats))
-    return grads, (metrics, stats)
-
-
-def create_network(variables: Any, tx: optax.GradientTransformation, ema_decay: float) -> Network:
-    """A network before its first step, from the variables that linen's `init` returned."""
-    stats = {name: value for name, value in variables.items() if name != "params"}
-    params = variables["params"]
-    return Network(params, tx.init(params), stats, params if ema_decay else {})
-
-
-def update_network(
-    network: Network, grads: Any, stats: Any, tx: optax.GradientTransformation, ema_decay: float
-) -> Network:
-    """One optimizer step: `params + tx(grads)`, and `ema * decay + params * (1 - decay)`."""
-    updates, opt_state = tx.update(grads, network.opt_state, network.params)
-    params = optax.apply_updates(network.params, updates)
-    ema = network.ema
-    if ema_decay:
-        ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
-    return Network(params, opt_state, stats, ema)
+    def card(self) -> dict[str, Any]:
+        """How `eval_step`, `predict` and `generate` use a state, for protocols: e.g. which
+        statistics batch norm takes."""
+        ...

@@ -1,7 +1,7 @@
 """Variational autoencoders (Kingma and Welling 2013) with a Gaussian q(z|x)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -12,21 +12,20 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from aigc_jax import rng
+from aigc_jax.config import Config
+from aigc_jax.errors import lookup
 from aigc_jax.generate.latent import walks
-from aigc_jax.tasks.task import (
-    Batch,
-    Metrics,
-    Request,
-    Samples,
-    TrainState,
-    accumulate_gradients,
+from aigc_jax.models import vae as models
+from aigc_jax.tasks.family import TRAINING, Section, Spec, check_range, construct, image_shape
+from aigc_jax.tasks.step import (
     average,
     collect,
     create_network,
-    mean_over,
     sum_over,
     update_network,
+    weighted_gradient,
 )
+from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 
 def kl_to_standard_normal(
@@ -75,7 +74,7 @@ def discretized_logistic_nll(
     return -(below + above + width).reshape(x.shape[0], -1).sum(axis=-1)
 
 
-LIKELIHOODS = ("bernoulli", "discretized_logistic")
+LIKELIHOODS = ("bernoulli", "discretized_logistic")  # both of values in [0, 1]
 
 
 @flax.struct.dataclass
@@ -87,7 +86,7 @@ class VAEMetrics(clu_metrics.Collection):
     kl: clu_metrics.Average
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # optimizers have no equality
 class VAE:
     """A `Task` with one network, `model`, that holds an encoder and a decoder.
 
@@ -95,11 +94,12 @@ class VAE:
         encoder: `images in [0, 1] -> (mean, log_std)` of q(z|x).
         decoder: `z -> logits`, whose sigmoid is the mean of p(x|z).
         latent_dim: size of z.
+        tx: the optimizer of each network.
         likelihood: p(x|z), a name in `LIKELIHOODS`. `bernoulli` is for binarised pixels,
             `discretized_logistic` for 256 levels; the latter learns one scale per channel.
-        tx: the optimizer of each network.
         ema_decay: of the moving average of the parameters; 0 keeps none.
         accumulate: microbatches per step.
+        freeze: parameters that are not trained, by regular expressions (`create_network`).
     """
 
     encoder: nn.Module
@@ -109,7 +109,9 @@ class VAE:
     likelihood: str = "bernoulli"
     ema_decay: float = 0.0
     accumulate: int = 1
-    kinds: tuple[str, ...] = ("samples", "reconstructions", "interpolation")
+    freeze: tuple[str, ...] = ()
+
+    kinds: ClassVar[tuple[str, ...]] = ("samples", "reconstructions", "interpolation")
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The network before the first step; `batch["image"]` gives the shape."""
@@ -119,8 +121,11 @@ class VAE:
         params = {"encoder": encoder["params"], "decoder": decoder["params"]}
         if self.likelihood == "discretized_logistic":
             params["log_scale"] = jnp.full(batch["image"].shape[-1], -2.0)  # a spread of 1/4
-        network = create_network({"params": params}, self.tx["model"], self.ema_decay)
-        return TrainState(step=jnp.zeros((), jnp.int32), networks={"model": network})
+        return first_state(
+            model=create_network(
+                "model", {"params": params}, self.tx["model"], self.ema_decay, self.freeze
+            )
+        )
 
     def train_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
@@ -130,44 +135,62 @@ class VAE:
         batch = dict(batch, noise=self._noise(key, batch["id"]))
 
         def loss_fn(params, batch):
-            metrics = self._bound(params, batch["image"], batch["noise"])
-            return metrics["loss"].mean(), (jax.tree.map(average, metrics), network.stats)
+            params = network.variables(params)["params"]
+            bound = self._bound(params, batch["image"], batch["noise"])
+            metrics = jax.tree.map(average, bound)
+            return bound["loss"].sum(), (jnp.float32(bound["loss"].size), metrics, network.stats)
 
-        grads, (metrics, stats) = accumulate_gradients(
-            loss_fn, network.params, batch, self.accumulate
+        grads, metrics, stats = weighted_gradient(
+            loss_fn, network.params, batch, self.accumulate, axis
         )
-        network = update_network(
-            network, mean_over(axis, grads), stats, self.tx["model"], self.ema_decay
-        )
-        metrics = sum_over(axis, collect(VAEMetrics, **metrics))
-        return TrainState(state.step + 1, {"model": network}), metrics
+        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
+        return state.after_step({"model": network}), collect(VAEMetrics, **metrics)
+
+    def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
+        """None: the network has no statistics."""
+        return {}
 
     def eval_step(
         self, state: TrainState, batch: Batch, key: Key[Array, ""], axis: str | None = None
     ) -> Metrics:
         """The bound on held-out images, with one draw of z per example."""
-        params = state.networks["model"].averaged
-        metrics = self._bound(params, batch["image"], self._noise(key, batch["id"]))
-        metrics = {name: average(value, batch["mask"]) for name, value in metrics.items()}
+        seen = self.predict(state, batch, key)
+        metrics = {name: average(value, batch["mask"]) for name, value in seen.items()}
         return sum_over(axis, collect(VAEMetrics, **metrics))
 
+    def predict(self, state: TrainState, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
+        """Minus the bound of each image and its two parts, in nats."""
+        params = state.networks["model"].variables()["params"]
+        return self._bound(params, batch["image"], self._noise(key, batch["id"]))
+
     def generate(
-        self, state: TrainState, key: Key[Array, ""], request: Request, batch: Batch | None = None
+        self,
+        state: TrainState,
+        key: Key[Array, ""],
+        ids: Int[Array, "num"],
+        inputs: Batch,
+        settings: Settings,
     ) -> Samples:
-        """Mean images of p(x|z), for z from the prior, from arcs between two draws of the prior
-        (ten images each), or from q(z|x) of the images in `batch`, each beside its original."""
-        params = state.networks["model"].averaged
-        if request.kind == "reconstructions":
-            assert batch is not None
-            image = batch["image"][: request.num // 2]
+        """Mean images of p(x|z), for z from `inputs["z"]`, from the prior, or from arcs between two
+        draws of the prior (ten images each). Reconstructions are of `inputs["image"]`, by the mean
+        of q(z|x), each to the right of its original in one image of twice the width."""
+        params = state.networks["model"].variables()["params"]
+        if settings.kind == "reconstructions":
+            image = inputs["image"]
             mean, _ = self._encode(params, image)
-            pairs = jnp.stack([image, jax.nn.sigmoid(self._decode(params, mean))], axis=1)
-            return {"image": pairs.reshape(-1, *image.shape[1:])}
-        if request.kind == "interpolation":
-            z = walks(key, request.num, self.latent_dim)
+            pair = [image, jax.nn.sigmoid(self._decode(params, mean))]
+            return {"image": jnp.concatenate(pair, axis=2)}
+        if "z" in inputs:
+            z = inputs["z"]
+        elif settings.kind == "interpolation":
+            z = walks(key, ids, self.latent_dim)
         else:
-            z = self._noise(key, jnp.arange(request.num))
+            z = self._noise(key, ids)
         return {"image": jax.nn.sigmoid(self._decode(params, z))}
+
+    def card(self) -> dict[str, Any]:
+        """The likelihood and the number of draws."""
+        return {"likelihood": self.likelihood, "draws_of_z": 1, "unit": "nats per image"}
 
     def _noise(self, key: Key[Array, ""], ids: Int[Array, "batch"]) -> Float[Array, "batch latent"]:
         return rng.per_example(key, ids, lambda k: jax.random.normal(k, (self.latent_dim,)))
@@ -188,3 +211,51 @@ class VAE:
         else:
             reconstruction = bernoulli_nll(logits, image)
         return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+
+# --- from a config ---
+
+NETWORKS = ("model",)
+PAIRS = {
+    "conv": (models.ConvEncoder, models.ConvDecoder),
+    "dense": (models.DenseEncoder, models.DenseDecoder),
+}
+
+
+def sections(config: Config) -> dict[str, Section]:
+    """The parts of a config that this family fills in, see `tasks.complete`."""
+    encoder, decoder = lookup(PAIRS, config.model.get("name", ""), "config.model.name")
+    return {
+        "task": Section(VAE, ("encoder", "decoder", *TRAINING)),
+        "model.encoder": Section(encoder, ("latent_dim", "dtype")),
+        "model.decoder": Section(decoder, ("shape", "dtype")),
+    }
+
+
+def build(config: Config, spec: Spec, training: dict[str, Any]) -> VAE:
+    """The task that a complete config describes, see `tasks.build`."""
+    lookup(dict.fromkeys(LIKELIHOODS), config.task.likelihood, "config.task.likelihood")
+    doublings = len(config.model.decoder.features) if config.model.name == "conv" else 0
+    shape = image_shape(spec, multiple=2**doublings)
+    check_range(spec, 0.0, 1.0, f"of which {config.task.likelihood} is a likelihood")
+    parts, dtype = sections(config), training["dtype"]
+    return construct(
+        parts["task"],
+        "config.task",
+        config.task,
+        encoder=construct(
+            parts["model.encoder"],
+            "config.model.encoder",
+            config.model.encoder,
+            latent_dim=config.task.get("latent_dim", 0),
+            dtype=dtype,
+        ),
+        decoder=construct(
+            parts["model.decoder"],
+            "config.model.decoder",
+            config.model.decoder,
+            shape=shape,
+            dtype=dtype,
+        ),
+        **{name: training[name] for name in TRAINING},
+    )

@@ -15,7 +15,6 @@ from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.compile import stack
 from aigc_jax.train import train
 
 
@@ -44,8 +43,8 @@ def one_step(config, path, devices=8):
     program = train_program(experiment)
     run = from_file(path, program, list(experiment.mesh.devices.flat))
     state = experiment.init()
-    feed = stack([experiment.train_feed(step) for step in range(program.steps)])
-    return run(state, experiment.place(feed), experiment.resident)[0], state
+    feeds = [experiment.feed.at(step, 0) for step in range(program.steps)]
+    return run(state, experiment.feed.place(feeds), experiment.feed.resident)[0], state
 
 
 @pytest.mark.parametrize("family", ["dcgan", "gpt"])
@@ -70,8 +69,8 @@ def test_a_feed_of_another_length_is_compiled(tmp_path):
     for lengths in ((3, 2), (2, 3)):
         state, step = experiment.init(), 0
         for length in lengths:
-            feed = stack([experiment.train_feed(s) for s in range(step, step + length)])
-            state, _ = run(state, experiment.place(feed), experiment.resident)
+            feeds = [experiment.feed.at(s, 0) for s in range(step, step + length)]
+            state, _ = run(state, experiment.feed.place(feeds), experiment.feed.resident)
             step += length
         ends.append(jax.device_get(state))
     assert ends[0].step == 5

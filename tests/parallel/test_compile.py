@@ -8,7 +8,6 @@ from runs import FAMILIES, assert_close, assert_same, make_config, trained
 from aigc_jax.aot import hlo
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.compile import stack
 from aigc_jax.parallel.mesh import check_batch
 
 # Another split of the batch sums in another order: float32 rounding, which Adam's first steps
@@ -71,7 +70,7 @@ def test_fsdp_gathers_parameters_and_never_the_batch():
         rest = "fsdp" if axis == "data" else "data"
         sizes = {f"parallel__{axis}": 8, f"parallel__{rest}": 1}
         experiment = Experiment(make_config("dcgan64", **sizes))
-        feed = experiment.place(stack([experiment.train_feed(0)]))
+        feed = experiment.feed.place([experiment.feed.at(0, 0)])
         lowered = experiment.compile_train().lower(experiment.abstract_state, feed, {})
         programs[axis] = hlo.analyse(lowered.compile().as_text(), experiment.mesh)
     params = [n.params for n in experiment.abstract_state.networks.values()]

@@ -8,22 +8,22 @@ import pytest
 from runs import make_config
 
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment
+from aigc_jax.parallel.feed import TrainFeed
 from aigc_jax.train import train
 
 
 @pytest.fixture
 def at_step_3(monkeypatch):
     """`at_step_3(function)`: it is called while the batch of step 3 is being made."""
-    feed = Experiment.train_feed
+    feed = TrainFeed.at
 
     def hook(function):
-        def disturbed(self, step):
+        def disturbed(self, step, seed):
             if step == 3:
                 function()
-            return feed(self, step)
+            return feed(self, step, seed)
 
-        monkeypatch.setattr(Experiment, "train_feed", disturbed)
+        monkeypatch.setattr(TrainFeed, "at", disturbed)
 
     return hook
 

@@ -12,17 +12,19 @@ from aigc_jax.errors import UserError
 from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
 from aigc_jax.optim import matrices
 from aigc_jax.tasks.causal_lm import CausalLM
-from aigc_jax.tasks.task import Request, Task
+from aigc_jax.tasks.task import Settings, Task, inference_state
 
 VOCAB, BLOCK = 65, 16
 MODEL = GPT(VOCAB, BLOCK, num_layers=1, num_heads=2, embed_dim=32)
-TASK = CausalLM(MODEL, optax.sgd(0.1))
-DROPOUT = CausalLM(MODEL.clone(dropout=0.3), optax.sgd(0.1))
+TASK = CausalLM(MODEL, {"model": optax.sgd(0.1)})
+DROPOUT = CausalLM(MODEL.clone(dropout=0.3), {"model": optax.sgd(0.1)})
 KEY = jax.random.key(7)
 
 train_step = functools.cache(lambda task: jax.jit(task.train_step))
-eval_step = functools.cache(lambda task: jax.jit(task.eval_step))
-generate = functools.cache(lambda task: jax.jit(task.generate, static_argnums=2))
+eval_step = functools.cache(
+    lambda task: jax.jit(lambda state, *args: task.eval_step(inference_state(state), *args))
+)
+generate = functools.cache(lambda task: jax.jit(task.generate, static_argnums=4))
 
 
 def batch_of(size: int) -> dict[str, jax.Array]:
@@ -99,7 +101,7 @@ def test_dropout_acts_in_training_alone_and_follows_the_key():
 
 
 def test_it_learns_a_batch_by_heart_and_says_it():
-    task, batch = CausalLM(MODEL, optax.adam(1e-2), ema_decay=0.9), batch_of(4)
+    task, batch = CausalLM(MODEL, {"model": optax.adam(1e-2)}, ema_decay=0.9), batch_of(4)
     state = start(task)
     for _ in range(100):
         state, metrics = train_step(task)(state, batch, KEY)
@@ -109,15 +111,15 @@ def test_it_learns_a_batch_by_heart_and_says_it():
     averaged = float(eval_step(task)(state, batch, KEY).loss.compute())
     assert averaged < 0.2
     assert averaged > float(metrics.loss.compute())
-    prompt = {"tokens": batch["tokens"][0, :5]}
-    request = Request(num=2, max_new_tokens=BLOCK - 4, temperature=0.0)
-    said = generate(task)(state, KEY, request, prompt)["tokens"]
+    inputs = {"tokens": jnp.tile(batch["tokens"][0, :5], (2, 1)), "temperature": jnp.float32(0)}
+    settings, state = Settings(max_new_tokens=BLOCK - 4), inference_state(state)
+    said = generate(task)(state, KEY, jnp.arange(2), inputs, settings)["tokens"]
     np.testing.assert_array_equal(said, jnp.tile(batch["tokens"][0], (2, 1)))
 
 
 def test_stacked_and_separate_blocks_take_the_same_training_step():
     model = MODEL.clone(num_layers=2)
-    tx = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(1e-3, mask=matrices))
+    tx = {"model": optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(1e-3, mask=matrices))}
     separate = CausalLM(model, tx, ema_decay=0.9)
     scanned = CausalLM(model.clone(scan_layers=True), tx, ema_decay=0.9)
     state, batch = start(separate), batch_of(4)
@@ -135,12 +137,14 @@ def test_stacked_and_separate_blocks_take_the_same_training_step():
 
 
 def test_generation_without_a_prompt_starts_from_token_0():
-    tokens = generate(TASK)(start(), KEY, Request(num=2, max_new_tokens=20))["tokens"]
+    state, settings = inference_state(start()), Settings(max_new_tokens=20)
+    tokens = generate(TASK)(state, KEY, jnp.arange(2), {}, settings)["tokens"]
     assert tokens.shape == (2, 21)
     assert tokens.dtype == jnp.int32
     assert (tokens[:, 0] == 0).all()
 
 
 def test_an_empty_prompt_is_refused():
+    inputs, state = {"tokens": jnp.zeros((2, 0), jnp.int32)}, inference_state(start())
     with pytest.raises(UserError, match="prompt is empty"):
-        TASK.generate(start(), KEY, Request(num=2), {"tokens": jnp.zeros(0, jnp.int32)})
+        TASK.generate(state, KEY, jnp.arange(2), inputs, Settings())

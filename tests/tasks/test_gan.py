@@ -11,7 +11,9 @@ from runs import ROOT, assert_same
 
 from aigc_jax import command_line
 from aigc_jax.models import gan as models
-from aigc_jax.tasks.gan import GAN, GENERATOR_LOSSES, discriminator_loss
+from aigc_jax.tasks.gan import GAN, GENERATOR_LOSSES, STANDING, discriminator_loss
+from aigc_jax.tasks.step import interleaved
+from aigc_jax.tasks.task import Settings, inference_state
 
 SHAPE = (8, 8, 1)
 
@@ -101,7 +103,7 @@ def test_moving_average_follows_the_parameters(batch):
 
 def test_evaluation_ignores_padding(batch):
     task = make()
-    state = jax.jit(task.init)(jax.random.key(0), batch)
+    state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
     evaluate = jax.jit(task.eval_step)
     half = {name: value[:4] for name, value in batch.items()}
     key = jax.random.key(3)
@@ -109,6 +111,80 @@ def test_evaluation_ignores_padding(batch):
     alone = evaluate(state, {**half, "mask": jnp.ones(4)}, key)
     for name, value in alone.compute().items():
         np.testing.assert_allclose(padded.compute()[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_standing_statistics_are_those_of_the_averaged_generator(batch):
+    task = make(lr_generator=0.5, ema_decay=0.9)
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    for i in range(5):
+        state, _ = jax.jit(task.train_step)(state, batch, jax.random.key(i))
+    averaged = inference_state(state)
+    network = averaged.networks["generator"]
+    stats = task.inference_stats(averaged, jax.random.key(3))["generator"]
+
+    # By hand: what the first layer that is normalised gives, over all draws at once.
+    z = task._noise(jax.random.key(3), jnp.arange(STANDING))
+    _, seen = task.generator.apply(
+        network.variables(), z, train=True, mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, _: module.name == "ConvTranspose_0",
+    )  # fmt: skip
+    layer = seen["intermediates"]["ConvTranspose_0"]["__call__"][0]
+    found = stats["batch_stats"]["BatchNorm_0"]
+    np.testing.assert_allclose(found["mean"], layer.mean(axis=(0, 1, 2)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["var"], layer.var(axis=(0, 1, 2)), rtol=0.05)
+    # Those that training kept are of other generators.
+    assert differs(
+        np.round(found["var"], 2), np.round(network.stats["batch_stats"]["BatchNorm_0"]["var"], 2)
+    )
+
+
+def test_moving_averages_cover_statistics(batch):
+    before, after, _ = step(make(ema_decay=0.75), batch)
+    expected = jax.tree.map(
+        lambda old, new: 0.75 * old + 0.25 * new,
+        before["generator"].stats,
+        after["generator"].stats,
+    )
+    assert expected
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        after["generator"].ema_stats,
+        expected,
+    )
+
+
+def test_discriminator_steps_are_updates_on_batches_of_their_own(batch):
+    # Three updates in one step equal three steps in which the generator stands still.
+    task = make(lr_generator=0.0, discriminator_steps=3)
+    image = jax.random.uniform(jax.random.key(5), (24, *SHAPE), minval=-1.0)
+    three = {"image": image, "id": jnp.arange(24)}
+    _, after, metrics = step(task, three)
+    state = jax.jit(make(lr_generator=0.0).init)(jax.random.key(0), batch)
+    single = jax.jit(make(lr_generator=0.0).train_step)
+    parts = {name: interleaved(x, 3) for name, x in three.items()}
+    for i in range(3):
+        one = {name: x[i] for name, x in parts.items()}
+        # The same statistics of the generator, which does not move within a step.
+        start = state.networks["generator"].replace(stats=step(task, three)[0]["generator"].stats)
+        state = state.replace(networks={**state.networks, "generator": start})
+        state, _ = single(state, one, jax.random.key(2))
+    assert int(metrics["discriminator_loss"] > 0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        after["discriminator"].params,
+        jax.device_get(state.networks["discriminator"].params),
+    )
+
+
+def test_samples_depend_on_their_number_alone(batch):
+    task = make()
+    state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
+    generate = jax.jit(task.generate, static_argnums=4)
+    for kind in task.kinds:
+        settings = Settings(kind)
+        many = generate(state, jax.random.key(1), jnp.arange(12), {}, settings)["image"]
+        few = generate(state, jax.random.key(1), jnp.array([11, 4]), {}, settings)["image"]
+        np.testing.assert_allclose(few, many[jnp.array([11, 4])], rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_masks_belong_to_examples():

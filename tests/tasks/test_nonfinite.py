@@ -12,10 +12,11 @@ from runs import assert_close, assert_same, make_config
 from aigc_jax.data import order, source
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment, restore
-from aigc_jax.parallel.compile import stack
+from aigc_jax.parallel.feed import TrainFeed
 from aigc_jax.run import observe
 from aigc_jax.tasks.nonfinite import leave_out_nonfinite
-from aigc_jax.tasks.task import Network, TrainState, average, collect
+from aigc_jax.tasks.step import average, collect
+from aigc_jax.tasks.task import Network, TrainState
 from aigc_jax.tasks.vae import VAEMetrics
 from aigc_jax.train import train
 
@@ -91,13 +92,13 @@ def test_a_bad_batch_is_left_out_and_nothing_else(case, poison):
     if config.train.accumulate > 1:
         config.data.batch_size = 32
     experiment = Experiment(config)
-    feeds = [experiment.train_feed(step) for step in range(STEPS)]
+    feeds = [experiment.feed.at(step, 0) for step in range(STEPS)]
     run = experiment.compile_train()
 
     state, skipped = experiment.init(), []
     per_call = config.train.steps_per_call
     for first in range(0, STEPS, per_call):
-        state, metrics = run(state, experiment.place(stack(feeds[first : first + per_call])), {})
+        state, metrics = run(state, experiment.feed.place(feeds[first : first + per_call]), {})
         skipped += metrics.skipped.tolist()
     bad = [any(not is_good(x) for x in feed.values()) for feed in feeds]
     assert skipped == bad
@@ -110,7 +111,7 @@ def test_a_bad_batch_is_left_out_and_nothing_else(case, poison):
             after = jax.device_put(np.int32(step + 1), expected.step.sharding)
             expected = expected.replace(step=after)
         else:
-            expected, _ = run(expected, experiment.place(stack([feeds[step]])), {})
+            expected, _ = run(expected, experiment.feed.place([feeds[step]]), {})
     if per_call == 1:
         assert_same(jax.device_get(state), jax.device_get(expected))
     else:  # another program: float32 rounding
@@ -122,8 +123,8 @@ def test_an_update_that_overflows_is_left_out_though_the_loss_is_finite():
     config = make_config("gpt", optimizer__model__learning_rate=1e39, train__nonfinite="skip")
     experiment = Experiment(config)
     before = jax.device_get(experiment.init())
-    feed = experiment.place(stack([experiment.train_feed(0)]))
-    after, metrics = experiment.compile_train()(experiment.init(), feed, experiment.resident)
+    feed = experiment.feed.place([experiment.feed.at(0, 0)])
+    after, metrics = experiment.compile_train()(experiment.init(), feed, experiment.feed.resident)
     assert metrics.skipped.tolist() == [1]
     assert np.isfinite(metrics.metrics.loss.total).all()
     assert_same(jax.device_get(after.networks), before.networks)
@@ -154,8 +155,10 @@ def test_a_run_goes_on_and_counts_across_a_resume(poison, tmp_path, monkeypatch)
     assert counts == {step: sum(b <= step for b in bad) for step in sorted({2, 4, 6, 8, *bad})}
 
     with monkeypatch.context() as patch:
-        feed = Experiment.train_feed
-        patch.setattr(Experiment, "train_feed", lambda self, s: 1 / 0 if s == 5 else feed(self, s))
+        feed = TrainFeed.at
+        patch.setattr(
+            TrainFeed, "at", lambda self, s, seed: 1 / 0 if s == 5 else feed(self, s, seed)
+        )
         with pytest.raises(ZeroDivisionError):
             train(config, tmp_path / "halves")
     assert train(config, tmp_path / "halves")["metrics"]["skipped_steps"] == 2
@@ -176,6 +179,6 @@ def test_an_unknown_policy_is_refused():
         jax.eval_shape(
             experiment.train_step,
             experiment.abstract_state,
-            experiment.train_feed(0),
-            experiment.resident,
+            experiment.feed.at(0, 0),
+            experiment.feed.resident,
         )
