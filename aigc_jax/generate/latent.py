@@ -2,7 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
+
+POINTS = 10
+"""On an arc, its ends included."""
 
 
 def slerp(
@@ -19,9 +22,17 @@ def slerp(
     return weights / jnp.sin(angle)
 
 
-def walks(key: Key[Array, ""], num: int, latent_dim: int) -> Float[Array, "num latent"]:
-    """Arcs between random draws, ten points each: the rows of a grid ten wide."""
-    ends = jax.random.normal(key, (2, -(-num // 10), latent_dim))
-    path = jax.vmap(slerp, (None, None, 0))
-    points = jax.vmap(path, (0, 0, None))(ends[0], ends[1], jnp.linspace(0.0, 1.0, 10))
-    return points.reshape(-1, latent_dim)[:num]
+def walks(
+    key: Key[Array, ""], ids: Int[Array, "num"], latent_dim: int
+) -> Float[Array, "num latent"]:
+    """Arcs between random draws, ten points each: the rows of a grid ten wide.
+
+    Sample i is point i % 10 of arc i // 10, whose ends depend on the key and the arc's number.
+    """
+
+    def point(number):
+        arc_key = jax.random.fold_in(key, number // POINTS)
+        start, end = jax.random.normal(arc_key, (2, latent_dim))
+        return slerp(start, end, (number % POINTS) / (POINTS - 1))
+
+    return jax.vmap(point)(ids)

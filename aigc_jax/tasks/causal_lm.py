@@ -110,26 +110,28 @@ class CausalLM:
         def extend(tokens, cache, position):
             return self.model.apply(variables, tokens, cache, position, method="extend")
 
-        tokens = decode(
+        decoded = decode(
             key,
+            jnp.arange(request.num),
             jnp.broadcast_to(prompt, (request.num, prompt.shape[0])),
             extend,
             self.model.init_cache(request.num),
             self.model.block_size,
             request.max_new_tokens,
-            request.temperature,
-            request.top_k,
+            temperature=request.temperature,
+            top_k=request.top_k,
         )
-        return {"tokens": tokens}
+        return {"tokens": decoded.tokens}
 
     def _evaluate(self, params, batch, ids=None, mask=None, dropout_key=None) -> Any:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        weights = jnp.ones(inputs.shape[0]) if mask is None else mask
+        rows = jnp.ones(inputs.shape[0]) if mask is None else mask
+        weights = jnp.broadcast_to(rows[:, None], inputs.shape)
         loss, correct = self.model.apply(
             {"params": params}, inputs, targets, weights, ids, rngs=rngs, method="loss"
         )
-        count = weights.sum() * inputs.shape[1]
+        count = rows.sum() * inputs.shape[1]
         return collect(
             LMMetrics,
             loss=clu_metrics.Average.empty().replace(total=loss, count=count),

@@ -183,7 +183,7 @@ class GAN:
     ) -> Samples:
         """Images from new noise, or from arcs between two draws, ten images each."""
         if request.kind == "interpolation":
-            z = walks(key, request.num, self.latent_dim)
+            z = walks(key, jnp.arange(request.num), self.latent_dim)
         else:
             z = self._noise(key, jnp.arange(request.num))
         return {"image": (self._images(state, z) + 1.0) / 2.0}

@@ -164,7 +164,7 @@ class VAE:
             pairs = jnp.stack([image, jax.nn.sigmoid(self._decode(params, mean))], axis=1)
             return {"image": pairs.reshape(-1, *image.shape[1:])}
         if request.kind == "interpolation":
-            z = walks(key, request.num, self.latent_dim)
+            z = walks(key, jnp.arange(request.num), self.latent_dim)
         else:
             z = self._noise(key, jnp.arange(request.num))
         return {"image": jax.nn.sigmoid(self._decode(params, z))}
