@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from aigc_jax.generate.latent import slerp, walks
 from aigc_jax.models import vae as models
 from aigc_jax.tasks.task import Request
 from aigc_jax.tasks.vae import VAE, bernoulli_nll, discretized_logistic_nll, kl_to_standard_normal
@@ -155,13 +154,3 @@ def test_reconstructions_stand_beside_their_originals(task, batch):
     np.testing.assert_array_equal(made[0::2], batch["image"][:4])
     assert made.shape == (8, *SHAPE)
     assert bool(jnp.all((made[1::2] > 0) & (made[1::2] < 1)))
-
-
-def test_walks_begin_and_end_at_draws_and_keep_their_length():
-    path = walks(jax.random.key(0), 20, 64)
-    ends = jax.random.normal(jax.random.key(0), (2, 2, 64))
-    np.testing.assert_allclose(path[0], ends[0, 0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(path[9], ends[1, 0], rtol=1e-4, atol=1e-5)
-    unit = [jnp.eye(64)[0], jnp.eye(64)[1]]
-    half = slerp(*unit, jnp.array(0.5))
-    np.testing.assert_allclose(jnp.linalg.norm(half), 1.0, rtol=1e-5)
