@@ -15,8 +15,13 @@ from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment, described_data, restore
+<<<<<<< HEAD
 from aigc_jax.generate.pictures import grid, write_png
 from aigc_jax.parallel.mesh import batch_shards
+=======
+from aigc_jax.generate.pictures import grid
+from aigc_jax.generate.writers import write_png
+>>>>>>> decode
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import Writer

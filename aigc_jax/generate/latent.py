@@ -4,6 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+POINTS = 10
+"""On an arc, its ends included."""
+
 
 def slerp(
     start: Float[Array, "latent"], end: Float[Array, "latent"], t: Float[Array, ""]
@@ -22,10 +25,14 @@ def slerp(
 def walks(
     key: Key[Array, ""], ids: Int[Array, "num"], latent_dim: int
 ) -> Float[Array, "num latent"]:
-    """Arcs between random draws, ten points each: sample i is point i % 10 of arc i // 10."""
+    """Arcs between random draws, ten points each: the rows of a grid ten wide.
 
-    def point(i):
-        ends = jax.random.normal(jax.random.fold_in(key, i // 10), (2, latent_dim))
-        return slerp(ends[0], ends[1], (i % 10) / 9)
+    Sample i is point i % 10 of arc i // 10, whose ends depend on the key and the arc's number.
+    """
+
+    def point(number):
+        arc_key = jax.random.fold_in(key, number // POINTS)
+        start, end = jax.random.normal(arc_key, (2, latent_dim))
+        return slerp(start, end, (number % POINTS) / (POINTS - 1))
 
     return jax.vmap(point)(ids)

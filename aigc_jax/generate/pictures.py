@@ -1,10 +1,9 @@
 """Images as pictures that a person can look at."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from aigc_jax.errors import UserError
 
 COLUMNS = 10
 
@@ -12,28 +11,44 @@ COLUMNS = 10
 def grid(
     images: Float[np.ndarray, "num height width channels"], gap: int = 2
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Images in [0, 1], row by row, ten to a row, on grey; small ones are doubled in size."""
-    images = np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
-    if images.shape[-1] == 1:
-        images = np.repeat(images, 3, axis=-1)
-    scale = max(1, 56 // images.shape[1])
-    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    num, height, width, _ = images.shape
+    """Images in [0, 1], row by row, ten to a row, on grey; small ones are drawn several times as
+    large. Of 2 or 4 channels the last is opacity: what is transparent shows white.
+
+    Raises:
+        UserError: see `to_bytes`.
+    """
+    if images.shape[-1] in (2, 4):
+        images = np.clip(images, 0.0, 1.0)
+        colour, opacity = images[..., :-1], images[..., -1:]
+        images = colour * opacity + (1.0 - opacity)
+    shades = to_bytes(images)
+    if shades.shape[-1] == 1:
+        shades = np.repeat(shades, 3, axis=-1)
+    scale = max(1, 56 // max(shades.shape[1:3]))
+    shades = shades.repeat(scale, axis=1).repeat(scale, axis=2)
+    num, height, width, _ = shades.shape
     columns = min(num, COLUMNS)
     rows = -(-num // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 128, np.uint8)
-    for i, image in enumerate(images):
+    for i, image in enumerate(shades):
         top = gap + i // columns * (height + gap)
         left = gap + i % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return canvas
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "rows columns 3"]) -> None:
-    """Writes a picture whole or not at all."""
-    from PIL import Image
+def to_bytes(
+    images: Float[np.ndarray, "num height width channels"],
+) -> UInt8[np.ndarray, "num height width channels"]:
+    """[0, 1] as 0 to 255, rounded; what lies outside is clipped, and what is not a number is 0.
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(pixels).save(partial, format="PNG")
-    os.replace(partial, path)
+    Raises:
+        UserError: no picture has so many channels.
+    """
+    channels = images.shape[-1]
+    if channels not in (1, 2, 3, 4):
+        raise UserError(
+            f"samples of {channels} channels cannot be drawn; a picture has 1 (grey), 2 (grey and "
+            "opacity), 3 (red, green, blue) or 4 (and opacity); write arrays instead: --npz=FILE"
+        )
+    return np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -17,7 +17,7 @@ def causal_attention(
     query: Float[Array, "batch length heads head_dim"],
     key: Float[Array, "batch memory heads head_dim"],
     value: Float[Array, "batch memory heads head_dim"],
-    position: Int[Array, ""] | int = 0,
+    position: Int[Array, ""] | Int[Array, "batch"] | int = 0,
     dropout: Callable[[Array], Array] = lambda weights: weights,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Scaled dot-product attention in which no token sees a later one (Vaswani et al. 2017, eq. 1).
@@ -27,7 +27,8 @@ def causal_attention(
         key: what the queries are compared with; the first is at position 0.
         value: what is averaged.
         position: the place of the first query among the keys: 0 in training, the number of tokens
-            before it when decoding with a cache.
+            before it when decoding with a cache; one for all rows, or one per row. Queries at
+            negative places are padding; what is returned for them is finite and means nothing.
         dropout: applied to the attention weights `[batch heads length memory]`.
 
     Returns:
@@ -38,10 +39,19 @@ def causal_attention(
     scores = jnp.einsum(
         "blhd,bmhd->bhlm", query * head_dim**-0.5, key, preferred_element_type=jnp.float32
     )
-    visible = jnp.arange(memory) <= position + jnp.arange(length)[:, None]
+    visible = _visible(length, memory, position)
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
     out = jnp.einsum("bhlm,bmhd->blhd", dropout(weights).astype(value.dtype), value)
     return checkpoint_name(out, "attention")
+
+
+def _visible(length: int, memory: int, position):
+    """Which keys a query sees: `[length, memory]`, or of every row `[batch, 1, length, memory]`."""
+    if jnp.ndim(position) == 0:
+        return jnp.arange(memory) <= position + jnp.arange(length)[:, None]
+    # Every query sees one key at least: the softmax of none would be NaN.
+    places = jnp.maximum(position[:, None] + jnp.arange(length), 0)
+    return jnp.arange(memory) <= places[:, None, :, None]
 
 
 def splash_applies(query: Float[Array, "batch length heads head_dim"]) -> bool:

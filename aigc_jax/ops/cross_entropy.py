@@ -18,7 +18,7 @@ def head_cross_entropy(
     features: Float[Array, "batch length embed"],
     table: Float[Array, "vocab embed"],
     targets: Int[Array, "batch length"],
-    weights: Float[Array, "batch"],
+    weights: Float[Array, "batch length"],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sums over tokens of the cross-entropy and of whether the target is likeliest.
 
@@ -31,7 +31,7 @@ def head_cross_entropy(
         features: what the head multiplies, in the dtype of the computation.
         table: one row per token of the vocabulary; multiplied in the features' dtype.
         targets: the token that each position is to predict.
-        weights: of the examples, e.g. a mask.
+        weights: of the tokens, e.g. 0 for padding.
 
     Returns:
         The sum of the losses, differentiable by `features` and `table`, and the weighted count of
@@ -65,13 +65,12 @@ def _sums(features, table, targets, weights, gradients: bool):
         return shard_batch(x).transpose(2, 0, 1, 3, *range(4, x.ndim))
 
     def chunk(sums, operands):
-        x, target = operands
+        x, target, weight = operands
         logits = shard_batch(dot("dblc,vc->dblv", x, table), tensor_axis=3)
         largest = logits.max(axis=-1, keepdims=True)
         log_total = largest[..., 0] + jnp.log(jnp.exp(logits - largest).sum(axis=-1))
         hit = jnp.arange(table.shape[0]) == target[..., None]
         chosen = jnp.where(hit, logits, 0.0).sum(axis=-1)
-        weight = weights.reshape(shards, -1, 1)
         loss, correct, table_gradient = sums
         loss += (weight * (log_total - chosen)).sum()
         correct += (weight * (chosen >= largest[..., 0])).sum()
@@ -85,7 +84,8 @@ def _sums(features, table, targets, weights, gradients: bool):
 
     zero = jnp.zeros(())
     start = shard_batch(jnp.zeros((shards, *table.shape)), tensor_axis=1) if gradients else None
-    sums, gradient = jax.lax.scan(chunk, (zero, zero, start), (cut(features), cut(targets)))
+    operands = (cut(features), cut(targets), cut(weights))
+    sums, gradient = jax.lax.scan(chunk, (zero, zero, start), operands)
     if not gradients:
         return sums[:2], None
     gradient = shard_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)

@@ -119,10 +119,12 @@ class CausalLM:
         inputs: Batch,
         settings: Settings,
     ) -> Samples:
-        """`{"tokens": [num, prompt + max_new_tokens]}`: texts that begin with the prompts
-        `inputs["tokens"]` `[num, prompt]`, at least one token each; without them, with token 0 (in
-        a sorted vocabulary of characters, the line break). `inputs` may also hold `temperature`
-        and `top_k`."""
+        """`{"tokens": [num, prompt + max_new_tokens], "lengths": [num]}`: texts that begin with the
+        prompts `inputs["tokens"]` `[num, prompt]`, at least one token each; without them, with
+        token 0 (in a sorted vocabulary of characters, the line break). `lengths` counts the new
+        tokens up to and with the end token. `inputs` may also hold `lengths` (of prompts that stand
+        at the right end of their rows), `temperature`, `top_k`, `top_p` and `end_token`, see
+        `generate.decode.decode`."""
         prompt = inputs.get("tokens")
         if prompt is None:
             prompt = jnp.zeros((ids.shape[0], 1), jnp.int32)
@@ -133,17 +135,18 @@ class CausalLM:
         def extend(tokens, cache, position):
             return self.model.apply(variables, tokens, cache, position, method="extend")
 
-        tokens = decode(
+        settings_of_rows = ("lengths", "temperature", "top_k", "top_p", "end_token")
+        decoded = decode(
             key,
+            ids,
             prompt,
             extend,
             self.model.init_cache(ids.shape[0]),
             self.model.block_size,
             settings.max_new_tokens,
-            1.0,
-            0,
+            **{name: inputs[name] for name in settings_of_rows if name in inputs},
         )
-        return {"tokens": tokens}
+        return {"tokens": decoded.tokens, "lengths": decoded.lengths}
 
     def card(self) -> dict[str, Any]:
         """The unit of the loss."""
@@ -152,11 +155,14 @@ class CausalLM:
     def _evaluate(self, variables, batch, ids=None, mask=None, dropout_key=None) -> Any:
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
-        weights = jnp.ones(inputs.shape[0]) if mask is None else mask
+        weights = batch.get("weights")
+        weights = jnp.ones(inputs.shape) if weights is None else weights.astype(jnp.float32)
+        if mask is not None:
+            weights = weights * mask[:, None]
         loss, correct = self.model.apply(
             variables, inputs, targets, weights, ids, rngs=rngs, method="loss"
         )
-        count = weights.sum() * inputs.shape[1]
+        count = weights.sum()
         return collect(
             LMMetrics,
             loss=clu_metrics.Average.empty().replace(total=loss, count=count),

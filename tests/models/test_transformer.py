@@ -12,12 +12,22 @@ from aigc_jax.aot import flops
 from aigc_jax.errors import UserError
 from aigc_jax.models.transformer import GPT, REMAT, stack_layers, unstack_layers
 from aigc_jax.ops.layout import shard_batch
+from aigc_jax.parallel.sharding import path_name
 
 VOCAB, BLOCK = 29, 12
 SMALL = GPT(VOCAB, BLOCK, num_layers=2, num_heads=2, embed_dim=16)
 
 
 forward = jax.jit(SMALL.apply)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extend(model, params, tokens, cache, position):
+    return model.apply(params, tokens, cache, position, method="extend")
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 
 def tokens_of(batch: int = 3, length: int = BLOCK, vocab: int = VOCAB):
@@ -56,12 +66,74 @@ def test_logits_do_not_depend_on_what_follows_the_text():
 def test_decoding_with_a_cache_equals_the_full_pass_at_every_position(prefill):
     tokens, params = tokens_of(), variables(SMALL)
     full = forward(params, tokens)
-    extend = jax.jit(functools.partial(SMALL.apply, method="extend"))
-    logits, cache = extend(params, tokens[:, :prefill], SMALL.init_cache(3), 0)
+    logits, cache = extend(SMALL, params, tokens[:, :prefill], SMALL.init_cache(3), 0)
     np.testing.assert_allclose(logits, full[:, prefill - 1], atol=1e-5)
     for t in range(prefill, BLOCK):
-        logits, cache = extend(params, tokens[:, t : t + 1], cache, t)
+        logits, cache = extend(SMALL, params, tokens[:, t : t + 1], cache, t)
         np.testing.assert_allclose(logits, full[:, t], atol=1e-5)
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_rows_at_different_places_decode_as_each_does_alone(scan_layers):
+    """One rests, one begins with padding, and the others go on from what they hold."""
+    model = SMALL.clone(scan_layers=scan_layers)
+    params, tokens = variables(SMALL), tokens_of(4)
+    full, batch_axis = forward(params, tokens), 1 if scan_layers else 0
+    if scan_layers:
+        params = stack_layers(params)
+    cache = model.init_cache(4)
+    places = np.array([0, 3, 7, BLOCK - 2])
+    for place in range(BLOCK - 2):
+        position = jnp.where(place < places, place, BLOCK)
+        _, cache = extend(model, params, tokens[:, place : place + 1], cache, position)
+    before, position = cache, jnp.array([-1, 3, BLOCK, BLOCK - 2])
+    next_two = jnp.stack([tokens[i, p : p + 2] for i, p in enumerate([0, 3, 0, BLOCK - 2])])
+    next_two = next_two.at[0].set(jnp.array([VOCAB - 1, tokens[0, 0]]))
+    logits, cache = extend(model, params, next_two, cache, position)
+    for row, last in ((0, 0), (1, 4), (3, BLOCK - 1)):
+        np.testing.assert_allclose(logits[row], full[row, last], atol=1e-5)
+    rested, as_before = (
+        jax.tree.map(lambda x: x.take(2, axis=batch_axis), tree) for tree in (cache, before)
+    )
+    jax.tree.map(np.testing.assert_array_equal, rested, as_before)
+    # The padding was not written, so row 0 goes on as if there had been none.
+    logits, _ = extend(model, params, tokens[:, 1:2], cache, jnp.array([1, BLOCK, 7, BLOCK]))
+    np.testing.assert_allclose(logits[0], full[0, 1], atol=1e-5)
+
+
+def test_a_position_per_row_that_is_the_same_equals_the_one_position():
+    params, tokens = variables(SMALL), tokens_of()
+    one = extend(SMALL, params, tokens[:, :5], SMALL.init_cache(3), 0)
+    each = extend(SMALL, params, tokens[:, :5], SMALL.init_cache(3), jnp.zeros(3, jnp.int32))
+    assert_close(one, each)
+    assert_close(
+        extend(SMALL, params, tokens[:, 5:6], one[1], 5),
+        extend(SMALL, params, tokens[:, 5:6], each[1], jnp.full(3, 5)),
+    )
+
+
+def test_one_position_for_all_rows_writes_a_slice():
+    """A scatter would do, at a price on some devices."""
+    jaxpr = str(
+        jax.make_jaxpr(functools.partial(extend, SMALL))(
+            variables(SMALL), tokens_of()[:, :1], SMALL.init_cache(3), 4
+        )
+    )
+    assert "dynamic_update_slice" in jaxpr
+    assert "scatter[" not in jaxpr
+
+
+def test_parameters_keep_their_paths():
+    """Old checkpoints are read by them."""
+    shapes = jax.eval_shape(SMALL.init, jax.random.key(0), tokens_of())["params"]
+    paths = {path_name(path) for path, _ in jax.tree.leaves_with_path(shapes)}
+    dense = ("qkv", "attention_out", "mlp_in", "mlp_out")
+    block = {f"{name}/{leaf}" for name in dense for leaf in ("kernel", "bias")}
+    block |= {
+        f"{name}/{leaf}" for name in ("attention_norm", "mlp_norm") for leaf in ("scale", "bias")
+    }
+    outside = {"token_embedding", "position_embedding", "final_norm/scale", "final_norm/bias"}
+    assert paths == outside | {f"blocks_{i}/{name}" for i in range(2) for name in block}
 
 
 def test_parameter_counts():
@@ -147,9 +219,8 @@ def test_stacked_and_separate_blocks_are_the_same_model():
 def test_a_scanned_model_decodes_with_a_cache():
     scanned, tokens = SMALL.clone(scan_layers=True), tokens_of()
     params = stack_layers(variables(SMALL))
-    extend = jax.jit(functools.partial(scanned.apply, method="extend"))
-    _, cache = extend(params, tokens[:, :5], scanned.init_cache(3), 0)
-    logits, _ = extend(params, tokens[:, 5:6], cache, 5)
+    _, cache = extend(scanned, params, tokens[:, :5], scanned.init_cache(3), 0)
+    logits, _ = extend(scanned, params, tokens[:, 5:6], cache, 5)
     np.testing.assert_allclose(logits, forward(variables(SMALL), tokens)[:, 5], atol=1e-5)
 
 

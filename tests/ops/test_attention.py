@@ -35,6 +35,23 @@ def kernel(*operands):
     return splash_attention(*operands, block=128, interpret=True)
 
 
+def test_each_row_may_be_at_a_place_of_its_own():
+    """Against plain numpy, query by query; and one place for all is that place in every row."""
+    query, key, value = (x[:, :n] for x, n in zip(qkv(4), (3, 8, 8)))
+    position = jnp.array([0, 5, 2, -2])
+    found = np.asarray(causal_attention(query, key, value, position))
+    for row, first in enumerate(position.tolist()):
+        for i in range(max(0, -first), 3):
+            seen = first + i + 1
+            scores = np.einsum("hd,mhd->hm", query[row, i], key[row, :seen]) / HEAD_DIM**0.5
+            weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+            expected = np.einsum("hm,mhd->hd", weights, value[row, :seen])
+            np.testing.assert_allclose(found[row, i], expected, atol=1e-5)
+    assert np.isfinite(found).all()
+    same = causal_attention(query, key, value, jnp.full(4, 5))
+    np.testing.assert_allclose(same, causal_attention(query, key, value, 5), atol=1e-6)
+
+
 def test_the_kernel_gives_the_same_output_and_gradients():
     expected = output_and_gradients(causal_attention, *qkv(1))
     found = output_and_gradients(kernel, *qkv(1))

@@ -17,18 +17,20 @@ BATCH, LENGTH, WIDTH, VOCAB = 8, 12, 16, 40
 
 
 def operands():
-    x, e, t = jax.random.split(jax.random.key(0), 3)
+    x, e, t, w, z = jax.random.split(jax.random.key(0), 5)
     features = jax.random.normal(x, (BATCH, LENGTH, WIDTH))
     table = jax.random.normal(e, (VOCAB, WIDTH))
     targets = jax.random.randint(t, (BATCH, LENGTH), 0, VOCAB)
-    return features, table, targets, jnp.arange(BATCH) / 4
+    weights = jax.random.uniform(w, (BATCH, LENGTH), maxval=2.0)
+    weights *= jax.random.bernoulli(z, 0.7, (BATCH, LENGTH))
+    return features, table, targets, weights.at[3].set(0.0)  # tokens without weight, and a row
 
 
 def plain(features, table, targets, weights):
     logits = jnp.einsum("blc,vc->blv", features, table, preferred_element_type=jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     hits = jnp.argmax(logits, axis=-1) == targets
-    return (losses * weights[:, None]).sum(), (hits * weights[:, None]).sum()
+    return (losses * weights).sum(), (hits * weights).sum()
 
 
 def values_and_gradients(fn, *args):
@@ -56,6 +58,15 @@ def test_sums_and_gradients_are_those_of_all_logits_at_once(chunks):
     )
     sums = jax.jit(head_cross_entropy)(*operands())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, expected[1])
+
+
+def test_what_has_no_weight_has_no_gradient():
+    features, table, targets, weights = operands()
+    (by_features, _), (_, correct) = values_and_gradients(
+        head_cross_entropy, features, table, targets, weights
+    )
+    np.testing.assert_array_equal(np.abs(by_features).max(axis=-1) > 0, weights > 0)
+    assert 0 < correct <= weights.sum()
 
 
 def test_no_array_holds_the_logits_of_all_tokens(monkeypatch):

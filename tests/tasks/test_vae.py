@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from aigc_jax.generate.latent import slerp, walks
 from aigc_jax.models import vae as models
 from aigc_jax.tasks.task import Settings, inference_state
 from aigc_jax.tasks.vae import VAE, bernoulli_nll, discretized_logistic_nll, kl_to_standard_normal
@@ -149,6 +148,7 @@ def test_bound_is_below_the_likelihood(task, batch):
 
 
 def test_reconstructions_stand_beside_their_originals(task, batch):
+<<<<<<< HEAD
     state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
     settings, ids, image = Settings("reconstructions"), jnp.arange(4), batch["image"][:4]
     made = task.generate(state, jax.random.key(0), ids, {"image": image}, settings)["image"]
@@ -165,3 +165,11 @@ def test_walks_begin_and_end_at_draws_and_keep_their_length():
     unit = [jnp.eye(64)[0], jnp.eye(64)[1]]
     half = slerp(*unit, jnp.array(0.5))
     np.testing.assert_allclose(jnp.linalg.norm(half), 1.0, rtol=1e-5)
+=======
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    request = Request(kind="reconstructions", num=8)
+    made = task.generate(state, jax.random.key(0), request, batch)["image"]
+    np.testing.assert_array_equal(made[0::2], batch["image"][:4])
+    assert made.shape == (8, *SHAPE)
+    assert bool(jnp.all((made[1::2] > 0) & (made[1::2] < 1)))
+>>>>>>> decode

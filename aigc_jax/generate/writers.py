@@ -1,0 +1,186 @@
+"""Samples as files. Each is whole or not there, and none takes the place of another unasked."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from aigc_jax.errors import UserError
+from aigc_jax.generate.pictures import grid, to_bytes
+
+PAGE = 100
+"""Samples in one file, at most."""
+
+Samples = Mapping[str, np.ndarray]
+Written = list[tuple[Path, Any]]
+"""The files, and what each shows: pixels, or a text."""
+
+
+def write(stem: Path, samples: Samples, **options: Any) -> Written:
+    """Writes samples by the function that `WRITERS` has for what they hold, see there."""
+    return next(WRITERS[kind] for kind in WRITERS if kind in samples)(stem, samples, **options)
+
+
+def write_images(
+    stem: Path,
+    samples: Samples,
+    *,
+    first: int = 0,
+    total: int | None = None,
+    overwrite: bool = False,
+    decode: Callable[[np.ndarray], str] | None = None,
+) -> Written:
+    """`samples["image"]` `[num, height, width, channels]` in [0, 1] as grids of at most `PAGE`:
+    `STEM.png`, or where there are more in all, `STEM-000-099.png` and so on, by sample numbers.
+
+    Args:
+        stem: of the files' names; its folder is made.
+        samples: what is to be written now.
+        first: the number of the first of them, at the beginning of a page.
+        total: how many there will be in all; by default these.
+        overwrite: whether files of the same names may be replaced.
+        decode: not used.
+
+    Raises:
+        UserError: a file is there already, or images have channels that no picture has.
+    """
+    images = samples["image"]
+    written = []
+    for path, page in _pages(stem, ".png", len(images), first, total, overwrite):
+        pixels = grid(images[page])
+        write_png(path, pixels)
+        written.append((path, pixels))
+    return written
+
+
+def write_texts(
+    stem: Path,
+    samples: Samples,
+    *,
+    first: int = 0,
+    total: int | None = None,
+    overwrite: bool = False,
+    decode: Callable[[np.ndarray], str] | None = None,
+) -> Written:
+    """`samples["tokens"]` `[num, length]` as texts, at most `PAGE` a file, lines between them:
+    `STEM.txt`, or `STEM-000-099.txt` and so on.
+
+    Args:
+        stem, first, total, overwrite: as for `write_images`.
+        samples: where they hold `begin` and `end` `[num]`, a text is `tokens[begin:end]` of its
+            row.
+        decode: a text from its tokens, e.g. a tokenizer's.
+
+    Raises:
+        UserError: a file is there already.
+    """
+    assert decode is not None
+    tokens = samples["tokens"]
+    num, length = tokens.shape
+    begin, end = samples.get("begin", np.zeros(num, int)), samples.get("end", np.full(num, length))
+    written = []
+    for path, page in _pages(stem, ".txt", num, first, total, overwrite):
+        rows = zip(tokens[page], begin[page], end[page])
+        text = f"\n{'-' * 80}\n".join(decode(row[b:e]) for row, b, e in rows)
+        with _whole(path) as partial:
+            # A surrogate, as a broken command line may bring, is no character of UTF-8.
+            partial.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        written.append((path, text))
+    return written
+
+
+WRITERS: dict[str, Callable[..., Written]] = {"image": write_images, "tokens": write_texts}
+"""By the name that samples of a kind have in what a task generates."""
+
+
+def write_single_images(
+    folder: Path, samples: Samples, *, first: int = 0, total: int | None = None, overwrite=False
+) -> list[Path]:
+    """Every image as a picture of its own size and channels: `FOLDER/000.png` and so on, by sample
+    numbers.
+
+    Args:
+        folder: it is made.
+        samples, first, total, overwrite: as for `write_images`, but `first` may be any number.
+
+    Raises:
+        UserError: as for `write_images`.
+    """
+    shades = to_bytes(samples["image"])
+    digits = len(str((total or first + len(shades)) - 1))
+    paths = [folder / f"{first + i:0{digits}}.png" for i in range(len(shades))]
+    _refuse_existing(paths, overwrite)
+    for path, pixels in zip(paths, shades):
+        write_png(path, pixels)
+    return paths
+
+
+def write_arrays(path: Path, samples: Samples, *, overwrite: bool = False) -> None:
+    """All arrays of the samples in one `.npz` file, compressed; `numpy.load` reads it.
+
+    Raises:
+        UserError: the file is there already.
+    """
+    _refuse_existing([path], overwrite)
+    with _whole(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **samples)  # pyright: ignore[reportArgumentType]
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "rows columns channels"]) -> None:
+    """Writes a picture of 1 to 4 channels: grey, grey and opacity, RGB, RGBA."""
+    from PIL import Image
+
+    with _whole(path) as partial:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(partial, "PNG")
+
+
+def file_stem(kind: str, step: int, seed: int, settings: Mapping[str, Any]) -> str:
+    """A name that holds what shaped the samples: `samples-step200-seed0-temperature0.8-top_k40`.
+
+    Args:
+        kind: of what is made.
+        step: of the checkpoint.
+        seed: of the noise.
+        settings: what else was asked for, by name; numbers, in the order in which they are to
+            stand.
+    """
+    values = {"step": step, "seed": seed, **settings}
+    return "-".join([kind, *(f"{name}{value}" for name, value in values.items())])
+
+
+def _pages(
+    stem: Path, suffix: str, num: int, first: int, total: int | None, overwrite: bool
+) -> Iterator[tuple[Path, slice]]:
+    """The files for samples `first` to `first + num`, and which of the samples each holds."""
+    total = first + num if total is None else total
+    if first % PAGE:
+        raise ValueError(f"sample {first} is not at the beginning of a page of {PAGE}")
+    digits, pages = len(str(total - 1)), []
+    for begin in range(0, num, PAGE):
+        end = min(begin + PAGE, num)
+        numbers = f"-{first + begin:0{digits}}-{first + end - 1:0{digits}}" if total > PAGE else ""
+        pages.append((stem.with_name(stem.name + numbers + suffix), slice(begin, end)))
+    _refuse_existing([path for path, _ in pages], overwrite)
+    return iter(pages)
+
+
+def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
+    existing = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if existing:
+        raise UserError(f"{existing[0]} is there already; delete it, or give another name: --out")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write to that takes its name when it is whole, and leaves nothing if it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,16 @@
+"""Transformers.
+
+decoder.py      GPT: embeddings, blocks, head; the loss, and one step of decoding
+block.py        attention and MLP of one block
+projections.py  their dense layers, and what tensor parallelism splits of them
+norms.py        norms of the residual stream
+cache.py        keys and values of the tokens decoded so far
+stacking.py     the two layouts of the parameters: block by block, and stacked for a scan
+"""
+
+from aigc_jax.models.transformer.cache import Cache, KVCache
+from aigc_jax.models.transformer.decoder import GPT, REMAT
+from aigc_jax.models.transformer.projections import TENSOR_RULES
+from aigc_jax.models.transformer.stacking import stack_layers, unstack_layers
+
+__all__ = ["GPT", "REMAT", "TENSOR_RULES", "Cache", "KVCache", "stack_layers", "unstack_layers"]
