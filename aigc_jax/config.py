@@ -124,20 +124,31 @@ def optimizer(
     schedule: str = "constant",
     warmup: str = "0 steps",
     final_fraction: float = 0.0,
+    decay_duration: str = "",
+    decay_factor: float = 0.1,
+    boundaries: str = "",
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     state_dtype: str = "float32",
     **args,
 ) -> ConfigDict:
-    """The optimizer section of one network. `args` go to optax's function of that name."""
+    """The optimizer section of one network.
+
+    `args` are the optimizer's other arguments: `aigc_jax.optim.defaults(name)` lists them. The
+    formulas of the schedules stand in `aigc_jax/schedules.py`.
+    """
     return ConfigDict(
         {
-            "name": name,  # optax's: adam, adamw, sgd, lion, rmsprop, ...
+            "name": name,  # adam, adamw, sgd, lion, muon, ...: the table in optim.py
             "learning_rate": learning_rate,
-            "schedule": schedule,  # constant, cosine or linear, over the whole run
+            "schedule": schedule,  # constant, cosine, linear, step, exponential, inverse_sqrt, wsd
             "warmup": warmup,  # linear from zero
-            "final_fraction": final_fraction,  # of the learning rate, at the end of the schedule
-            "weight_decay": weight_decay,  # on matrices and kernels alone; adamw, lion, ...
+            "final_fraction": final_fraction,  # of the learning rate, at the end; never below it
+            "decay_duration": decay_duration,  # wsd: the fall at the end; exponential: until it is
+            # decay_factor; inverse_sqrt: until it is 1/sqrt(2), "" takes the warm-up's length
+            "decay_factor": decay_factor,  # step: at each boundary; exponential: see above
+            "boundaries": boundaries,  # step: "30 epochs, 60 epochs", counted from the start
+            "weight_decay": weight_decay,  # on matrices and kernels alone; 0: none
             "clip_norm": clip_norm,  # global norm of the gradient; 0 is off
             "state_dtype": state_dtype,  # or bfloat16: half the bytes, see optim.py
             "args": args,

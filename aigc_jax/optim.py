@@ -1,15 +1,21 @@
-"""Optimizers and schedules of optax, by name."""
+"""Optimizers by name: which there are, what each can be told, and what weight decay reaches."""
 
+import functools
 import inspect
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, BFloat16, Float, Key
+from optax import contrib
 
-from aigc_jax.config import Config, steps
+from aigc_jax import ranges
+from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup, nearest
+from aigc_jax.schedules import make_schedule
 
 
 def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples: int):
@@ -19,35 +25,29 @@ def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples
         config: an `aigc_jax.config.optimizer(...)` section.
         key: where it stands in the config, for error messages.
         num_steps: steps of the whole run, the schedule's length.
-        batch_size: examples per step, for a warm-up given in epochs.
+        batch_size: examples per step, for durations given in epochs.
         num_examples: examples per epoch.
 
     Returns:
-        `(optax.GradientTransformation, schedule)`, the schedule a function of the step.
+        `(optax.GradientTransformation, schedule)`, the schedule a function of the step: the very
+        one that the transformation uses.
+
+    Raises:
+        UserError: an unknown name or argument, or a value out of its range.
     """
-    warmup = steps(config.warmup, f"{key}.warmup", batch_size, num_examples)
-    schedule = make_schedule(config, key, num_steps, warmup)
-    known = {
-        name: value for name, value in vars(optax).items() if "learning_rate" in _parameters(value)
-    }
-    factory = lookup(known, config.name, f"{key}.name")
-    args = dict(config.args)
-    parameters = _parameters(factory)
-    for name in args:
-        if name not in parameters:
-            raise UserError(
-                f"optax.{config.name} takes no {key}.args.{name}{nearest(name, parameters)}"
-            )
-    if config.weight_decay:
-        if "weight_decay" not in parameters:
-            raise UserError(
-                f"optax.{config.name} has no weight decay; set {key}.weight_decay=0 "
-                f"or {key}.name=adamw"
-            )
-        args["weight_decay"] = config.weight_decay
-    if "mask" in parameters:
-        args["mask"] = matrices
-    tx = factory(schedule, **args)
+    schedule = make_schedule(config, key, num_steps, batch_size, num_examples)
+    ranges.check(config.weight_decay, ranges.NOT_NEGATIVE, f"{key}.weight_decay")
+    ranges.check(config.clip_norm, ranges.NOT_NEGATIVE, f"{key}.clip_norm")
+    row = lookup(OPTIMIZERS, config.name, f"{key}.name")
+    args = _checked(config.name, dict(config.args), f"{key}.args")
+    if row.decay:
+        args[row.decay] = config.weight_decay
+        args |= dict.fromkeys(row.masks, matrices)
+    elif config.weight_decay:
+        raise UserError(
+            f"{config.name} has no weight decay; set {key}.weight_decay=0 or {key}.name=adamw"
+        )
+    tx = row.factory(schedule, **args)
     dtypes = {"float32": lambda tx: tx, "bfloat16": in_bfloat16}
     tx = lookup(dtypes, config.state_dtype, f"{key}.state_dtype")(tx)
     if config.clip_norm:
@@ -55,31 +55,212 @@ def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples
     return tx, schedule
 
 
-def make_schedule(config: Config, key: str, num_steps: int, warmup: int) -> optax.Schedule:
-    """The learning rate as a function of the step: linear warm-up, then the schedule's decay."""
-    peak, length = config.learning_rate, max(num_steps - warmup, 1)
-    decays = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, length, config.final_fraction),
-        "linear": lambda: optax.linear_schedule(peak, peak * config.final_fraction, length),
-    }
-    if config.schedule not in decays:
-        raise UserError(
-            f'unknown {key}.schedule "{config.schedule}"{nearest(config.schedule, decays)}'
-        )
-    decay = decays[config.schedule]()
-    if not warmup:
-        return decay
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
+def defaults(name: str, key: str = "optimizer.name") -> dict[str, Any]:
+    """Every argument of an optimizer that a config may set under `args`, with its default.
+
+    All are JSON values with a type, so that each can be overridden on the command line: where optax
+    takes None for a momentum or a scale that is off, it is 0.0 here; where it takes None for the
+    parameters' dtype, it is "float32".
+
+    Args:
+        name: a name in `OPTIMIZERS`.
+        key: where the name stands in the config, for the error message.
+    """
+    row = lookup(OPTIMIZERS, name, key)
+    given_by_make = {"learning_rate", row.decay, *row.masks}
+    found = {}
+    for arg, parameter in inspect.signature(row.factory).parameters.items():
+        value = parameter.default
+        if arg in given_by_make or inspect.isfunction(value):
+            continue
+        if "dtype" in arg:
+            value = jnp.dtype(value or jnp.float32).name
+        found[arg] = 0.0 if value is None else value
+    return found
 
 
 def matrices(params):
     """The weight-decay mask: True for matrices, kernels and tables, False for biases and scales."""
 
     def decays(path, leaf):
-        return leaf.ndim >= 2 and path[-1].key not in ("bias", "scale")
+        return leaf.ndim - _stacked(path) >= 2 and path[-1].key not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
+
+
+# Names below which arrays have a leading axis of their own, one entry per layer or per projection:
+# the blocks of a scanned transformer, and queries, keys and values in one kernel.
+STACKED = ("blocks", "qkv")
+
+
+def _stacked(path) -> int:
+    """How many leading axes of the array at `path` only count arrays."""
+    return sum(getattr(part, "key", None) in STACKED for part in path)
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule,
+    beta: float = 0.95,
+    eps: float = 1e-8,
+    ns_steps: int = 5,
+    nesterov: bool = True,
+    adaptive: bool = False,
+    preconditioning: str = "frobenius",
+    consistent_rms: float = 0.2,
+    adam_b1: float = 0.9,
+    adam_b2: float = 0.999,
+    weight_decay: float = 0.0,
+    mask: Callable = matrices,
+) -> optax.GradientTransformation:
+    """Muon on the matrices inside a network, AdamW on everything else.
+
+    Everything else is what is no matrix (biases, scales, convolution kernels), embeddings and the
+    head: Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024. One learning
+    rate and one weight decay serve both halves, since each of Muon's updates is scaled to the size
+    of AdamW's, by `consistent_rms * sqrt(max(inputs, outputs))`: Liu et al., "Muon is Scalable for
+    LLM Training", 2025, section 2.2. With `consistent_rms=0` the scale is Jordan's,
+    `sqrt(max(1, outputs / inputs))`, which wants another learning rate (0.02 in his examples) than
+    AdamW's half.
+    """
+    return optax.partition(
+        {
+            "muon": contrib.muon(
+                learning_rate,
+                ns_steps=ns_steps,
+                beta=beta,
+                eps=eps,
+                weight_decay=weight_decay,
+                nesterov=nesterov,
+                adaptive=adaptive,
+                preconditioning=preconditioning,  # pyright: ignore[reportArgumentType]
+                muon_weight_dimension_numbers=lambda params: jax.tree.map(
+                    lambda _: contrib.MuonDimensionNumbers(-2, -1), params
+                ),
+                consistent_rms=consistent_rms or None,
+            ),
+            "adamw": optax.adamw(
+                learning_rate, adam_b1, adam_b2, eps, weight_decay=weight_decay, mask=mask
+            ),
+        },
+        lambda params: jax.tree_util.tree_map_with_path(_muon_or_adamw, params),
+    )
+
+
+def _muon_or_adamw(path, leaf) -> str:
+    names = [str(getattr(part, "key", "")) for part in path]
+    inside = names[-1] == "kernel" and not any(re.search("embed|^head$|_head$", n) for n in names)
+    matrix = leaf.ndim - _stacked(path) == 2 and min(leaf.shape[-2:]) > 1
+    return "muon" if inside and matrix else "adamw"
+
+
+@functools.wraps(optax.adafactor)
+def adafactor(learning_rate, weight_decay_rate=0.0, **args):
+    """optax's, with a weight decay that the learning rate scales, as it does in all the others."""
+    decay = (lambda count: weight_decay_rate * learning_rate(count)) if weight_decay_rate else None
+    return optax.adafactor(learning_rate, weight_decay_rate=decay, **args)
+
+
+def novograd(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.25,
+    eps: float = 1e-6,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    mask: Callable = matrices,
+) -> optax.GradientTransformation:
+    """optax's, with a mask for the weight decay. It works array by array, so it can be split."""
+
+    def one(weight_decay):
+        return optax.novograd(learning_rate, b1, b2, eps, eps_root, weight_decay)
+
+    return optax.partition(
+        {"decayed": one(weight_decay), "spared": one(0.0)},
+        lambda params: jax.tree.map(lambda m: "decayed" if m else "spared", mask(params)),
+    )
+
+
+class Optimizer(NamedTuple):
+    """A row of the table.
+
+    Args:
+        factory: a function of the learning rate and keyword arguments, from optax or above.
+        decay: the name of its weight-decay argument, None if it has none.
+        masks: the names of its arguments that take `matrices`: what the decay reaches, and for LARS
+            what is scaled by layer.
+    """
+
+    factory: Callable
+    decay: str | None = None
+    masks: tuple[str, ...] = ()
+
+
+# The learning rate scales the weight decay in all of them. adam and the like have none: the name
+# with a w is the same with one.
+OPTIMIZERS = {
+    "adabelief": Optimizer(optax.adabelief),
+    "adafactor": Optimizer(adafactor, "weight_decay_rate", ("weight_decay_mask",)),
+    "adagrad": Optimizer(optax.adagrad),
+    "adam": Optimizer(optax.adam),
+    "adamax": Optimizer(optax.adamax),
+    "adamaxw": Optimizer(optax.adamaxw, "weight_decay", ("mask",)),
+    "adamw": Optimizer(optax.adamw, "weight_decay", ("mask",)),
+    "adan": Optimizer(optax.adan, "weight_decay", ("mask",)),
+    "ademamix": Optimizer(contrib.ademamix, "weight_decay", ("mask",)),
+    "adopt": Optimizer(contrib.adopt),
+    "amsgrad": Optimizer(optax.amsgrad),
+    "lamb": Optimizer(optax.lamb, "weight_decay", ("mask",)),
+    "lars": Optimizer(optax.lars, "weight_decay", ("weight_decay_mask", "trust_ratio_mask")),
+    "lion": Optimizer(optax.lion, "weight_decay", ("mask",)),
+    "muon": Optimizer(muon, "weight_decay", ("mask",)),
+    "nadam": Optimizer(optax.nadam),
+    "nadamw": Optimizer(optax.nadamw, "weight_decay", ("mask",)),
+    "novograd": Optimizer(novograd, "weight_decay", ("mask",)),
+    "optimistic_adam_v2": Optimizer(optax.optimistic_adam_v2),
+    "radam": Optimizer(optax.radam),
+    "rmsprop": Optimizer(optax.rmsprop),
+    "sgd": Optimizer(optax.sgd),
+}
+
+DTYPES = ("float32", "bfloat16", "float16")
+PRECONDITIONING = ("frobenius", "spectral", "aol", "schatten")
+
+# What an argument may be: a range of numbers, or names. Those with a default of True or False are
+# true or false.
+ARGUMENTS = {
+    **dict.fromkeys(("b1", "b2", "b3", "adam_b1", "adam_b2"), ranges.DECAY_RATE),
+    **dict.fromkeys(("beta", "momentum", "decay", "decay_rate"), ranges.DECAY_RATE),
+    **dict.fromkeys(("eps", "eps_root", "initial_scale"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("initial_accumulator_value", "threshold"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("alpha", "consistent_rms"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("trust_coefficient", "clipping_threshold"), ranges.POSITIVE),
+    **dict.fromkeys(("min_dim_size_to_factor", "ns_steps"), ranges.COUNT),
+    **dict.fromkeys(("mu_dtype", "accumulator_dtype", "dtype_momentum"), DTYPES),
+    "decay_offset": ranges.Range(0, whole=True),
+    "optimistic_adam_v2.beta": ranges.NOT_NEGATIVE,  # no moving average: a factor
+    "preconditioning": PRECONDITIONING,
+}
+
+
+def _checked(name: str, given: dict[str, Any], key: str) -> dict[str, Any]:
+    """The arguments of a config as optax takes them, or a `UserError`."""
+    known, args = defaults(name), {}
+    of_optax = inspect.signature(OPTIMIZERS[name].factory).parameters
+    for arg, value in given.items():
+        if arg not in known:
+            raise UserError(f"{name} takes no {key}.{arg}{nearest(arg, known)}")
+        nothing = of_optax[arg].default is None  # optax's word for what `defaults` gives
+        value = known[arg] if nothing and value is None else value
+        allowed = ARGUMENTS.get(f"{name}.{arg}", ARGUMENTS.get(arg, ()))
+        if isinstance(known[arg], bool):
+            if not isinstance(value, bool):
+                raise UserError(f"{key}.{arg}={value} is neither True nor False")
+        elif isinstance(allowed, ranges.Range):
+            ranges.check(value, allowed, f"{key}.{arg}")
+        else:
+            lookup(dict.fromkeys(allowed), str(value), f"{key}.{arg}")
+        args[arg] = None if nothing and value == known[arg] else value
+    return args
 
 
 class Bfloat16State(NamedTuple):
@@ -136,12 +317,3 @@ def round_at_random(key: Key[Array, ""], x: Float[Array, "*dims"]) -> BFloat16[A
     bits = (bits + jax.random.bits(key, x.shape, jnp.uint16)) & jnp.uint32(0xFFFF0000)
     rounded = jax.lax.bitcast_convert_type(bits, jnp.float32)
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
-
-
-def _parameters(function) -> list[str]:
-    if not callable(function):
-        return []
-    try:
-        return list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return []

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 
 # From the ground up. A module may import those on its own line and on the lines before it.
 FLOORS = (
-    ("errors", "config", "rng"),
+    ("errors", "config", "rng", "ranges"),
     ("ops",),
     ("models",),
     ("generate",),
-    ("optim",),
+    ("optim", "schedules"),
     ("tasks",),
     ("data",),
     ("parallel",),
