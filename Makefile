@@ -9,7 +9,7 @@ PYTHON ?= python3
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aigc train --config=configs/gan/dcgan.py:quickstart --workdir=runs/quickstart
-	$(BIN)/aigc generate --workdir=runs/quickstart --num=100 --out=runs/quickstart/digits
+	$(BIN)/aigc generate --workdir=runs/quickstart --num=100 --out=runs/quickstart/digits --overwrite
 	@echo "100 generated digits: runs/quickstart/digits.png"
 
 test: $(VENV)/.installed

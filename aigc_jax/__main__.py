@@ -60,10 +60,23 @@ def evaluate(flags, config, _) -> dict[str, Any]:
 
 
 def generate(flags, config, _) -> dict[str, Any]:
+    from aigc_jax import ranges
+
     config, workdir = command_line.run_config(config, flags.workdir)
-    for name in ("num", "max_new_tokens", "temperature", "top_k"):
-        if flags[name] < 0:
-            raise UserError(f"--{name}={flags[name]} is negative")
+    allowed = {
+        "num": ranges.Range(0, 1e9, whole=True),
+        "max_new_tokens": ranges.Range(0, 1e9, whole=True),
+        "temperature": ranges.NOT_NEGATIVE,
+        "top_k": ranges.Range(0, 2**31, whole=True),
+        "top_p": ranges.Range(0, 1, "(]"),
+        "seed": ranges.SEED,
+    }
+    for name, values in allowed.items():
+        ranges.check(flags[name], values, f"--{name}")
+    paths = {
+        name: Path(flags[name]).expanduser() if flags[name] else None
+        for name in ("out", "images", "npz")
+    }
     with _joined(flags, config):
         from aigc_jax.sample import generate
         from aigc_jax.tasks.task import Settings
@@ -75,10 +88,10 @@ def generate(flags, config, _) -> dict[str, Any]:
             num=flags.num,
             seed=flags.seed,
             prompt=flags.prompt,
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            out=Path(flags.out) if flags.out else None,
+            text={name: flags[name] for name in ("temperature", "top_k", "top_p")},
+            overwrite=flags.overwrite,
             best=flags.best,
+            **paths,
         )
 
 
@@ -158,13 +171,17 @@ VERBS = {
             CONFIG,
             OF_RUN,
             Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
-            Flag("num", int, 0, "how many; by default 100 images or 1 text"),
+            Flag("num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text"),
             Flag("seed", int, 0, "of the noise"),
             Flag("prompt", str, "", "text: go on from this"),
             Flag("max_new_tokens", int, 500, "text: how much to add"),
             Flag("temperature", float, 0.8, "text: below 1 is safer, 0 takes the likeliest token"),
             Flag("top_k", int, 0, "text: draw among the k likeliest tokens; 0: among all"),
+            Flag("top_p", float, 1.0, "text: draw among the likeliest that have this probability"),
             Flag("out", str, "", "file to write, without its ending"),
+            Flag("images", str, "", "folder for every image as a file of its own, too"),
+            Flag("npz", str, "", "file for all samples as arrays, too"),
+            Flag("overwrite", bool, False, "replace files that are there"),
             BEST,
             *PROCESSES,
         ),

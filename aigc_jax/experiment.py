@@ -146,8 +146,8 @@ class Experiment:
     def init(self, seed: int | None = None) -> TrainState:
         """The state before the first step, made where it belongs; by default for the config's
         seed."""
-        seed = self.config.seed if seed is None else seed
-        return jax.jit(self._init, out_shardings=self.shardings)(np.uint32(seed))
+        number = np.uint32(self.config.seed if seed is None else seed)
+        return jax.jit(self._init, out_shardings=self.shardings)(number)
 
     def compile_inference(self, averaged: bool = True) -> Callable[[TrainState], TrainState]:
         """`prepare(state)`: the state to evaluate and generate with (`inference_state`), statistics
@@ -269,7 +269,8 @@ def data_spec(config: Config, data: Dataset) -> Spec:
     """What the data brings to the task."""
     if data.window is None:
         span = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(config.data.scale)
-        return Spec(data.name, shape=data.spec["image"][0], value_range=span)
+        height, width, channels = data.spec["image"][0]
+        return Spec(data.name, shape=(height, width, channels), value_range=span)
     assert data.tokenizer is not None
     return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
 

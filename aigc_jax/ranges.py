@@ -41,6 +41,7 @@ POSITIVE = Range(0, ends="()")
 DECAY_RATE = Range(0, 1)  # of a moving average: with 1 it would never move
 FRACTION = Range(0, 1, "[]")
 COUNT = Range(1, whole=True)
+SEED = Range(0, 2**32, whole=True)
 
 
 def check(value: Any, allowed: Range, key: str) -> None:

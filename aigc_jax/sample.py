@@ -1,6 +1,7 @@
 """Generation: from a trained state to pictures and texts in files."""
 
-import os
+import itertools
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,19 +16,14 @@ from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment, described_data, restore
-<<<<<<< HEAD
-from aigc_jax.generate.pictures import grid, write_png
+from aigc_jax.generate import writers
 from aigc_jax.parallel.mesh import batch_shards
-=======
-from aigc_jax.generate.pictures import grid
-from aigc_jax.generate.writers import write_png
->>>>>>> decode
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import Writer
 from aigc_jax.tasks.task import Settings, TrainState
 
-CHUNK = 100  # samples made at once, on all devices together
+CHUNK = writers.PAGE  # samples made at once, on all devices together
 
 Inputs = Mapping[str, Any]
 Samples = dict[str, np.ndarray]
@@ -41,9 +37,8 @@ class Sampler:
     """
 
     def __init__(self, experiment: Experiment, settings: Settings, chunk: int = CHUNK):
-        shards = batch_shards(experiment.mesh)
-        self.chunk = -(-chunk // shards) * shards
-        self._experiment, self._run = experiment, experiment.compile_generate(settings)
+        self.chunk, self._padding = chunk, -chunk % batch_shards(experiment.mesh)
+        self._run = experiment.compile_generate(settings)
 
     def __call__(
         self,
@@ -67,7 +62,7 @@ class Sampler:
         show = is_lead() and sys.stderr.isatty()
         with tqdm(total=num, unit="sample", delay=5, leave=False, disable=not show) as bar:
             for start in range(0, num, self.chunk):
-                ids = np.arange(start, start + self.chunk, dtype=np.int32)
+                ids = np.arange(start, start + self.chunk + self._padding, dtype=np.int32)
                 count = min(self.chunk, num - start)
                 given = {**(inputs or {}), **rows(np.minimum(ids, num - 1))}
                 made = jax.device_get(self._run(state, key, ids, given))
@@ -96,32 +91,19 @@ def make_sampler(experiment: Experiment, workdir: Path, writer: Writer):
         samples = gather(sampler(prepare(state), key, num, inputs))
         if is_lead():
             step = int(state.step)
-            path, shown = write(workdir / "samples" / str(step), samples, experiment.data.tokenizer)
-            if path.suffix == ".png":
-                writer.image(step, "samples", shown)
-            else:
+            stem, decode = workdir / "samples" / str(step), decoder(experiment.data.tokenizer)
+            _, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
+            if isinstance(shown, str):
                 writer.text(step, "samples", shown)
+            else:
+                writer.image(step, "samples", shown)
 
     return sample
 
 
-def write(
-    stem: Path, samples: Mapping[str, np.ndarray], tokenizer: Tokenizer | None
-) -> tuple[Path, Any]:
-    """Samples as `STEM.png` (a grid) or `STEM.txt`; returns the path and what it shows."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    if "image" in samples:
-        path, pixels = stem.with_name(stem.name + ".png"), grid(np.asarray(samples["image"]))
-        write_png(path, pixels)
-        return path, pixels
-    assert tokenizer is not None
-    texts = [tokenizer.decode(tokens) for tokens in np.asarray(samples["tokens"])]
-    text = f"\n{'-' * 80}\n".join(texts)
-    path = stem.with_name(stem.name + ".txt")
-    partial = stem.with_name(stem.name + ".partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path, text
+def decoder(tokenizer: Tokenizer | None) -> Callable[[np.ndarray], str] | None:
+    """A text from its tokens; None for images."""
+    return None if tokenizer is None else tokenizer.decode
 
 
 def generate(
@@ -132,12 +114,16 @@ def generate(
     num: int = 0,
     seed: int = 0,
     prompt: str = "",
-    temperature: float = 0.8,
-    top_k: int = 0,
+    text: Mapping[str, float] | None = None,
     out: Path | None = None,
+    images: Path | None = None,
+    npz: Path | None = None,
+    overwrite: bool = False,
     best: bool = False,
 ) -> dict[str, Any]:
     """Generates from a run's checkpoint. Needs no training data, except to reconstruct images.
+
+    Pages of at most 100 samples are written as they are made.
 
     Args:
         config: of the run.
@@ -146,44 +132,103 @@ def generate(
         num: how many; 0 makes 100 images, 50 reconstructions or one text.
         seed: of the noise.
         prompt: a text to go on from.
-        temperature: text: the logits are divided by it; 0 takes the likeliest token.
-        top_k: text: draw among the k likeliest tokens; 0 draws among all.
-        out: a file name without its ending; by default under `WORKDIR/generated`.
+        text: `temperature`, `top_k` and `top_p` of a text, see `generate.sampling.sample_tokens`.
+        out: a file name without its ending; by default a new one under `WORKDIR/generated`.
+        images: a folder that gets every image as a file of its own, too.
+        npz: a file that gets all samples as arrays, too.
+        overwrite: whether files that are there may be replaced.
         best: take the checkpoint that `config.train.best` kept rather than the newest.
+    """
+    experiment = experiment_of(config, workdir, with_data=settings.kind == "reconstructions")
+    tokenizer = experiment.data.tokenizer
+    if tokenizer is None:
+        text = {}
+        if prompt:
+            raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
+    if tokenizer is not None and images:
+        raise UserError("--images is for images; this run makes text")
+    state = experiment.compile_inference()(restore(experiment, workdir, best=best))
+    chunks, num = sample_chunks(experiment, state, settings, num, seed, prompt, text or {})
+    step = int(state.step)
+    stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})
+    files: list[str] = []
+    kept: list[Samples] = []
+    shown: Any = None
+    first = 0
+    for samples in chunks:
+        if is_lead():
+            args = {"first": first, "total": num, "overwrite": overwrite}
+            pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
+            files += [str(path) for path, _ in pages]
+            shown = pages[0][1] if shown is None else shown
+            if images:
+                writers.write_single_images(images, samples, **args)
+            kept += [samples] if npz else []
+        first += len(next(iter(samples.values())))
+    result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **(text or {})}
+    if is_lead():
+        if npz:
+            writers.write_arrays(npz, gather(iter(kept)), overwrite=overwrite)
+        result |= {"path": files[0], "paths": files}
+        if isinstance(shown, str):
+            result["text"] = shown
+    return result
+
+
+def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> Experiment:
+    """The experiment of a run, built from what its checkpoint says of the data.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        with_data: read the data all the same.
+
+    Raises:
+        UserError: there is no checkpoint.
     """
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     meta = checkpoints.meta()
     assert meta is not None
-    from_images = settings.kind == "reconstructions"
-    experiment = Experiment(config, data=None if from_images else described_data(meta["data"]))
+    return Experiment(config, data=None if with_data else described_data(meta["data"]))
+
+
+def sample_chunks(
+    experiment: Experiment,
+    state: TrainState,
+    settings: Settings,
+    num: int,
+    seed: int,
+    prompt: str,
+    text: Mapping[str, float],
+) -> tuple[Iterator[Samples], int]:
+    """The chunks of samples that a request asks for, and how many samples there will be."""
     tokenizer = experiment.data.tokenizer
-    if prompt and tokenizer is None:
-        raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
-    num = num or (1 if tokenizer else 50 if from_images else 100)
-    state = restore(experiment, workdir, best=best)
-    state = experiment.compile_inference()(state)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
-    if tokenizer:
-        inputs = {"temperature": np.float32(temperature), "top_k": np.int32(top_k)}
+    if tokenizer is not None:
+        num = num or 1
+        inputs = {name: np.asarray(value) for name, value in text.items()}
         if prompt:
             tokens = tokenizer.encode(prompt)
             rows = lambda ids: {"tokens": np.tile(tokens, (len(ids), 1))}  # noqa: E731
-    elif from_images:
+    elif settings.kind == "reconstructions":
         held_out = experiment.held_out()
-        num = min(num, held_out.size)
+        num = min(num or 50, held_out.size)
         rows = lambda ids: experiment.held_out_batch(held_out, state.seed, ids)  # noqa: E731
+    num = num or 100
     sampler = Sampler(experiment, settings, chunk=min(num, CHUNK))
-    key = rng.stream_key(seed, "generate")
-    samples = gather(sampler(state, key, num, inputs, rows))
-    step = int(state.step)
-    stem = out or workdir / "generated" / f"{settings.kind}-step{step}-seed{seed}"
-    result = {"step": step, "kind": settings.kind, "num": num, "seed": seed}
-    if is_lead():
-        path, shown = write(stem, samples, tokenizer)
-        result["path"] = str(path)
-        if isinstance(shown, str):
-            result["text"] = shown
-    return result
+    return sampler(state, rng.stream_key(seed, "generate"), num, inputs, rows), num
+
+
+def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, float]) -> Path:
+    """A name for new files that says what shaped them; numbered where there are such files."""
+    name = writers.file_stem(kind, step, seed, settings)
+    taken = {path.name for path in folder.glob(f"{name}*")} if folder.is_dir() else set()
+
+    def free(stem: str) -> bool:
+        return not any(re.fullmatch(rf"{re.escape(stem)}(-\d+-\d+)?\.\w+", n) for n in taken)
+
+    stems = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
+    return folder / next(stem for stem in stems if free(stem))

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from aigc_jax import optim
 from aigc_jax.config import Config, fill, fill_shared
 from aigc_jax.errors import UserError, lookup, nearest
 from aigc_jax.tasks.family import Spec
@@ -42,6 +43,8 @@ def complete(config: Config) -> Config:
             node = node[name]
         defaults = section.fields().items()
         fill(node, {k: v for k, v in defaults if v is not dataclasses.MISSING})
+    for network, section in config.optimizer.items():
+        fill(section.args, optim.defaults(section.name, f"config.optimizer.{network}.name"))
     return config.lock()
 
 

@@ -268,6 +268,8 @@ class GAN:
 
     def card(self) -> dict[str, Any]:
         """Which statistics the generator's batch norm takes."""
+        if not hasattr(self.generator, "momentum"):
+            return {"batch_norm": "none"}
         standing = f"standing, over {STANDING:,} draws of z in batches of {STANDING_BATCH}"
         return {"batch_norm": standing if self.batch_norm == "standing" else "moving averages"}
 

@@ -107,8 +107,8 @@ def create_network(
     """
     stats = {name: value for name, value in variables.items() if name != "params"}
     params, frozen = split_frozen(name, variables["params"], freeze)
-    averages = (params, stats) if ema_decay else ({}, {})
-    return Network(params, tx.init(params), stats, *averages, frozen)
+    ema, ema_stats = (params, stats) if ema_decay else ({}, {})
+    return Network(params, tx.init(params), stats, ema, ema_stats, frozen)
 
 
 def split_frozen(name: str, params: Any, freeze: Sequence[str]) -> tuple[Any, Any]:
@@ -129,7 +129,8 @@ def update_network(
     and statistics."""
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
     params = optax.apply_updates(network.params, updates)
-    averages = network.ema, network.ema_stats
+    ema, ema_stats = network.ema, network.ema_stats
     if ema_decay:
-        averages = optax.incremental_update((params, stats), averages, 1.0 - ema_decay)
-    return Network(params, opt_state, stats, *averages, network.frozen)
+        ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
+        ema_stats = optax.incremental_update(stats, ema_stats, 1.0 - ema_decay)
+    return Network(params, opt_state, stats, ema, ema_stats, network.frozen)

@@ -148,28 +148,9 @@ def test_bound_is_below_the_likelihood(task, batch):
 
 
 def test_reconstructions_stand_beside_their_originals(task, batch):
-<<<<<<< HEAD
     state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
     settings, ids, image = Settings("reconstructions"), jnp.arange(4), batch["image"][:4]
     made = task.generate(state, jax.random.key(0), ids, {"image": image}, settings)["image"]
     assert made.shape == (4, 8, 16, 1)
     np.testing.assert_array_equal(made[:, :, :8], image)
     assert bool(jnp.all((made[:, :, 8:] > 0) & (made[:, :, 8:] < 1)))
-
-
-def test_walks_begin_and_end_at_draws_and_keep_their_length():
-    path = walks(jax.random.key(0), jnp.arange(20), 64)
-    ends = jax.random.normal(jax.random.fold_in(jax.random.key(0), 0), (2, 64))
-    np.testing.assert_allclose(path[0], ends[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(path[9], ends[1], rtol=1e-4, atol=1e-5)
-    unit = [jnp.eye(64)[0], jnp.eye(64)[1]]
-    half = slerp(*unit, jnp.array(0.5))
-    np.testing.assert_allclose(jnp.linalg.norm(half), 1.0, rtol=1e-5)
-=======
-    state = jax.jit(task.init)(jax.random.key(0), batch)
-    request = Request(kind="reconstructions", num=8)
-    made = task.generate(state, jax.random.key(0), request, batch)["image"]
-    np.testing.assert_array_equal(made[0::2], batch["image"][:4])
-    assert made.shape == (8, *SHAPE)
-    assert bool(jnp.all((made[1::2] > 0) & (made[1::2] < 1)))
->>>>>>> decode
