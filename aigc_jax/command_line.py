@@ -5,8 +5,10 @@ Help answers at once: even absl and ml_collections are imported only to parse.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -68,6 +70,12 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     if overrides and config is None:
         raise UserError(f"--config.{overrides[0]} needs --config=FILE or the --workdir of a run")
     if config is not None:
+        from aigc_jax import tasks
+
+        config, dropped = tasks.renamed(config, _names(argv))
+        if dropped:
+            print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
+        config = tasks.complete(config)
         for key in overrides:
             check_key(config, key)
         config_flags.DEFINE_config_dict(
@@ -164,7 +172,9 @@ def verb_help(name: str, verb: Any, argv: Sequence[str]) -> str:
     if path:
         about = _docstring(Path(path.split(":", 1)[0]))
         lines += ["", f"{path}: {about}", "", "Keys:"]
-        lines += [f"  --config.{key}={value!r}" for key, value in _flat(load(path))]
+        from aigc_jax import tasks
+
+        lines += [f"  --config.{key}={value!r}" for key, value in _flat(tasks.complete(load(path)))]
     return "\n".join(lines)
 
 
@@ -188,8 +198,18 @@ def _take_config(argv: list[str]) -> tuple[list[str], str]:
     return argv, ""
 
 
+def _names(argv: Sequence[str]) -> dict[str, str]:
+    """The overrides that say which keys there are: of the task, the model and the optimizers."""
+    found = {}
+    for arg, following in itertools.pairwise([*argv, ""]):
+        match = re.fullmatch(r"--?config\.((?:task|model|optimizer\.\w+)\.name)(?:=(.*))?", arg)
+        if match:
+            found[match[1]] = following if match[2] is None else match[2]
+    return found
+
+
 def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
-    from ml_collections import ConfigDict
+    from aigc_jax.config import from_json
 
     for i, arg in enumerate(argv):
         match = re.fullmatch(r"--?workdir(?:=(.*))?", arg, re.DOTALL)
@@ -199,7 +219,7 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
             if not path.is_file():
                 return None
             try:
-                return ConfigDict(json.loads(path.read_text(encoding="utf-8"))).lock()
+                return from_json(json.loads(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise UserError(f"{path} is not JSON: {error}") from None
     return None

@@ -48,6 +48,44 @@ def complete(config: Config) -> Config:
     return config.lock()
 
 
+def renamed(config: Config, names: dict[str, str]) -> tuple[Config, list[str]]:
+    """A copy of a config with another task, model or optimizer, and which keys went with the old.
+
+    Args:
+        config: need not be complete.
+        names: by key, e.g. `{"optimizer.model.name": "lion"}`.
+    """
+    config = config.copy_and_resolve_references()
+    changed = []
+    with config.unlocked():
+        for key, name in names.items():
+            *path, last = key.split(".")
+            node: Any = config
+            for part in path:
+                node = node.get(part)
+                if node is None:
+                    break
+            if node is not None and node.get(last) != name:
+                node[last] = name
+                changed.append(path[0])
+        known: dict[str, Any] = {}
+        if {"task", "model"} & set(changed):
+            known = {path: s.fields() for path, s in family(config).sections(config).items()}
+        if "optimizer" in changed:
+            for network, section in config.optimizer.items():
+                known[f"optimizer.{network}.args"] = optim.defaults(section.name)
+        dropped = []
+        for path, fields in known.items():
+            node = config
+            for part in path.split("."):
+                node = node[part] if part in node else node.setdefault(part, type(config)())
+            for name in [n for n in node if n not in fields and n != "name"]:
+                if not isinstance(node[name], type(config)):
+                    del node[name]
+                    dropped.append(f"config.{path}.{name}")
+    return config, dropped
+
+
 def batches_per_step(config: Config) -> int:
     """How many batches of `config.data.batch_size` one step of a complete config takes."""
     return getattr(family(config), "batches_per_step", lambda _: 1)(config)
