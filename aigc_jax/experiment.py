@@ -313,6 +313,25 @@ def described_data(description: dict[str, Any]) -> Dataset:
     )
 
 
+def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> Experiment:
+    """The experiment of a run, built from what its checkpoint says of the data.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        with_data: read the data all the same.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    if not checkpoints.steps():
+        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
+    meta = checkpoints.meta()
+    assert meta is not None
+    return Experiment(config, data=None if with_data else described_data(meta["data"]))
+
+
 def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
     """The state of a run's newest (or best) checkpoint.
 

@@ -15,11 +15,10 @@ from aigc_jax import rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment, described_data, restore
+from aigc_jax.experiment import Experiment, experiment_of, restore
 from aigc_jax.generate import writers
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import Writer
 from aigc_jax.tasks.task import Settings, TrainState
 
@@ -173,25 +172,6 @@ def generate(
         if isinstance(shown, str):
             result["text"] = shown
     return result
-
-
-def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> Experiment:
-    """The experiment of a run, built from what its checkpoint says of the data.
-
-    Args:
-        config: of the run.
-        workdir: of the run.
-        with_data: read the data all the same.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    if not checkpoints.steps():
-        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    meta = checkpoints.meta()
-    assert meta is not None
-    return Experiment(config, data=None if with_data else described_data(meta["data"]))
 
 
 def sample_chunks(

@@ -1,7 +1,6 @@
 """The loop: one, for every family."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from aigc_jax.experiment import Experiment, check_same_data, describe_data, rest
 from aigc_jax.parallel.processes import StopSignal, is_lead
 from aigc_jax.run import goodput, observe
 from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.files import write_json
+from aigc_jax.run.files import read_json, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.observe import describe, echo
@@ -263,16 +262,3 @@ def feed_ahead(experiment: Experiment, start: int, stop: int):
 
         return prefetch(at, start, stop)
     return (at(step) for step in range(start, stop))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a work directory, or a `UserError`."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {path}: {error}; remove it, or take another --workdir"
-        ) from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
-    return value

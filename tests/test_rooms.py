@@ -23,6 +23,7 @@ FLOORS = (
     ("aot",),
     ("sample", "evaluate", "bench"),
     ("train",),
+    ("api",),
     ("__init__", "command_line"),
     ("__main__",),
 )

@@ -35,6 +35,19 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a work directory, or a `UserError`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path}: {error}; remove it, or take another --workdir"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

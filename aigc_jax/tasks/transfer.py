@@ -1,0 +1,103 @@
+"""Parameters of another run as the start of this one."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from aigc_jax.errors import UserError
+from aigc_jax.tasks.task import Network, TrainState
+
+
+class Transferred(NamedTuple):
+    """What `transfer` did.
+
+    Attributes:
+        state: with the parameters that were taken.
+        taken: their paths, as this run names them.
+        left: paths of parameters that stay as they were drawn, each with the reason.
+        unused: paths of the other run that have no place here.
+    """
+
+    state: TrainState
+    taken: list[str]
+    left: dict[str, str]
+    unused: list[str]
+
+
+def transfer(
+    state: TrainState,
+    given: dict[str, Any],
+    rename: Sequence[tuple[str, str]] = (),
+    skip: Sequence[str] = (),
+) -> Transferred:
+    """Takes the parameters of another run that have the same path and shape.
+
+    Trained and frozen parameters are filled alike, and moving averages start from what was taken.
+    Optimizer states and statistics are those of a new run.
+
+    Args:
+        state: before the first step.
+        given: the other run's parameters, a tree for each network.
+        rename: `(regular expression, replacement)` pairs, each applied to every path of the other
+            run (`model/encoder/Dense_0/kernel`) by `re.sub`.
+        skip: regular expressions; parameters of this run in whose path one is found are left.
+
+    Raises:
+        UserError: two paths become one, an expression cannot be read, or nothing is taken.
+    """
+    source: dict[str, np.ndarray] = {}
+    for path, value in flatten_dict(given, sep="/").items():
+        for pattern, replacement in rename:
+            path = _regex("config.train.init_rename", re.sub, pattern, replacement, path)
+        if path in source:
+            raise UserError(f"config.train.init_rename makes two parameters {path}")
+        source[path] = value
+    taken, left, networks = [], {}, {}
+
+    def fill(name: str, tree: Any) -> Any:
+        flat = flatten_dict(tree, sep="/")
+        for place, leaf in flat.items():
+            path = f"{name}/{place}"
+            value = source.get(path)
+            if any(_regex("config.train.init_skip", re.search, p, path) for p in skip):
+                left[path] = "skipped"
+            elif value is None:
+                left[path] = "not there"
+            elif value.shape != leaf.shape:
+                left[path] = f"{value.shape} there, {leaf.shape} here"
+            else:
+                taken.append(path)
+                new = np.asarray(value, leaf.dtype)
+                flat[place] = jax.make_array_from_callback(
+                    leaf.shape, leaf.sharding, lambda i, new=new: new[i]
+                )
+        return unflatten_dict(flat, sep="/")
+
+    for name, network in state.networks.items():
+        params, frozen = fill(name, network.params), fill(name, network.frozen)
+        ema = jax.tree.map(lambda x: x.copy(), params) if network.ema else {}
+        networks[name] = Network(
+            params, network.opt_state, network.stats, ema, network.ema_stats, frozen
+        )
+    if not taken:
+        raise UserError(
+            f"config.train.init_from: no parameter fits; there {_some(source)}, here {_some(left)}; "
+            "see config.train.init_rename"
+        )
+    unused = sorted(source.keys() - {*taken})
+    return Transferred(state.replace(networks=networks), taken, left, unused)
+
+
+def _regex(key: str, function: Any, *args: Any) -> Any:
+    try:
+        return function(*args)
+    except re.error as error:
+        raise UserError(f'{key}: cannot read "{args[0]}": {error}') from None
+
+
+def _some(paths: Any) -> str:
+    return ", ".join(sorted(paths)[:3]) + (", ..." if len(paths) > 3 else "")
