@@ -57,6 +57,7 @@ def base() -> ConfigDict:
             "data": -1,  # devices along each mesh axis; -1 is the rest
             "fsdp": 1,
             "tensor": 1,
+            "fsdp_min_size": 2**18,  # elements; smaller arrays are not split over fsdp
             "rules": (),  # ((path regex, (axis, axes or None per dimension)), ...)
             "cpu_devices": 0,  # devices to make of a CPU; 0: one per core, as the batch divides
         }

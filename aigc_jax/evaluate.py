@@ -50,8 +50,8 @@ def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
 
     def evaluate(state: TrainState) -> Values:
         total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
-        for number in progress(range(feed.count), name):
-            total = run(state, total, feed.place(feed.at(number)), {})
+        for batch in progress(feed, name):
+            total = run(state, total, feed.place(batch), {})
         return {metric: float(value) for metric, value in jax.device_get(total.compute()).items()}
 
     return tuple(jax.eval_shape(lambda total: total.compute(), empty)), evaluate
@@ -111,15 +111,15 @@ def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterato
     feed = eval_feed(experiment, name)
     whole = experiment.replicated
     run = jax.jit(lambda s, f: predict(experiment, s, f), out_shardings=whole)
-    for number in progress(range(feed.count), name):
-        values, mask = jax.device_get(run(state, feed.place_split(feed.at(number))))
+    for batch in progress(feed, name):
+        values, mask = jax.device_get(run(state, feed.place_split(batch)))
         yield {n: x[mask > 0] for n, x in values.items()}
 
 
-def progress(steps: Iterable, name: str) -> Iterable:
-    """A bar with the time that is left, for what takes longer than a few seconds."""
+def progress(feed: EvalFeed, name: str) -> Iterable:
+    """The batches, with a bar that shows the time that is left if they take more than seconds."""
     off = not (is_lead() and sys.stderr.isatty())
-    return tqdm(steps, desc=name, unit="batch", delay=5, leave=False, disable=off)
+    return tqdm(feed, total=feed.count, desc=name, unit="batch", delay=5, leave=False, disable=off)
 
 
 def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:

@@ -20,6 +20,7 @@ from aigc_jax.data import preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, lookup
+from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
@@ -109,7 +110,8 @@ class Experiment:
         ids = compiling.example_ids(jax.tree.leaves(feed)[0].shape[0], axis)
         batch = preprocess.preprocess(self.config.data, feed, key, ids, train=True)
         key = rng.step_key(state.seed, "train", state.step)
-        new, metrics = self.task.train_step(state, batch, key, axis)
+        with layout.fsdp_min_size(self.config.parallel.fsdp_min_size):
+            new, metrics = self.task.train_step(state, batch, key, axis)
         policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
         policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
         return policy(state, new, metrics, axis)
@@ -244,7 +246,8 @@ class Experiment:
         check_frozen(shapes, self.config.train.freeze)
         tensor_rules = getattr(self.task, "tensor_rules", ())  # not every family has some
         rules = self.config.parallel.rules
-        shardings = state_shardings(shapes, self.mesh, rules, tensor_rules)
+        min_size = self.config.parallel.fsdp_min_size
+        shardings = state_shardings(shapes, self.mesh, rules, tensor_rules, min_size)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )

@@ -143,7 +143,7 @@ def _train(
         saved = step
 
     first = step
-    feeds = feed_ahead(experiment, step, total)
+    feeds = feed.steps(step, total, config.seed)
     with StopSignal() as stop:
         try:
             while step < total and not stop(step):
@@ -249,16 +249,3 @@ def next_event(step: int, total: int, intervals, config: Config) -> int:
     """The step at which the host next has something to do."""
     strides = [i for i in intervals if i] + [config.train.steps_per_call]
     return min(total, *((step // i + 1) * i for i in strides))
-
-
-def feed_ahead(experiment: Experiment, start: int, stop: int):
-    """The feeds of steps `start` to `stop`; read ahead in the background when they lie on disk."""
-
-    def at(step: int):
-        return experiment.feed.at(step, experiment.config.seed)
-
-    if experiment.config.data.placement == "disk":
-        from aigc_jax.data.stream import prefetch
-
-        return prefetch(at, start, stop)
-    return (at(step) for step in range(start, stop))

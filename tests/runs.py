@@ -31,6 +31,7 @@ FAMILIES = {
 def make_config(family: str, **overrides):
     """The smoke config of a family, or a config file; `overrides` are keys with `__` for dots."""
     config = command_line.load(str(ROOT / FAMILIES.get(family, family)))
+    config.parallel.fsdp_min_size = 0  # these models are small
     for key, value in overrides.items():
         *path, last = key.split("__")
         node = config

@@ -10,6 +10,8 @@ Nothing happens where no mesh is set (`jax.set_mesh`) or where its axes are not 
 place (pmap, shard_map).
 """
 
+import contextlib
+import contextvars
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -59,7 +61,7 @@ def _scatter(tensor_axis, _, gradient):
         return (gradient,)
     # Said in two steps, a sum and a slice of it: the compiler makes one reduce-scatter of them.
     # Told of the slice alone, it would rather cut the product.
-    spec = parameter_spec(gradient.shape, free_axes(), tensor_axis)
+    spec = parameter_spec(gradient.shape, free_axes(), tensor_axis, _min_size.get())
     gradient = _constrain(gradient, {}, tensor_axis)
     return (jax.lax.with_sharding_constraint(gradient, spec),)
 
@@ -67,8 +69,24 @@ def _scatter(tensor_axis, _, gradient):
 _unshard.defvjp(lambda parameter, tensor_axis: (_unshard(parameter, tensor_axis), None), _scatter)
 
 
+_min_size = contextvars.ContextVar("fsdp_min_size", default=0)
+
+
+@contextlib.contextmanager
+def fsdp_min_size(elements: int):
+    """While a step is traced: parameters below this size are stored whole (`parameter_spec`)."""
+    token = _min_size.set(elements)
+    try:
+        yield
+    finally:
+        _min_size.reset(token)
+
+
 def parameter_spec(
-    shape: Sequence[int], sizes: Mapping[str, int], tensor_axis: int | None = None
+    shape: Sequence[int],
+    sizes: Mapping[str, int],
+    tensor_axis: int | None = None,
+    min_size: int = 0,
 ) -> PartitionSpec:
     """How a parameter is stored: `tensor_axis` split over `tensor`, and then the dimension that is
     largest of those that `fsdp` divides over `fsdp`. Where nothing is divisible it stays whole.
@@ -77,6 +95,8 @@ def parameter_spec(
         shape: of the parameter.
         sizes: of the mesh axes, by name.
         tensor_axis: the dimension for `tensor`, if any.
+        min_size: elements; a smaller parameter is not split over `fsdp`: to gather a bias before
+            each use costs more than its memory.
     """
     axes: list[tuple[str, ...]] = [()] * len(shape)
     left = list(shape)
@@ -85,7 +105,7 @@ def parameter_spec(
         axes[tensor_axis] = (TENSOR_AXIS,)
         left[tensor_axis] //= tensor
     divisible = [(size, -axis) for axis, size in enumerate(left) if size % fsdp == 0]
-    if fsdp > 1 and divisible:
+    if fsdp > 1 and divisible and math.prod(shape) >= min_size:
         axes[-max(divisible)[1]] += ("fsdp",)
     while axes and not axes[-1]:
         axes.pop()

@@ -3,7 +3,7 @@
 A feed holds numpy arrays `[rows, ...]`; for examples that lie on the devices, their indices alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cached_property
 
 import jax
@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from aigc_jax.data import order
 from aigc_jax.data.source import Dataset
+from aigc_jax.data.stream import prefetch
 from aigc_jax.parallel.compile import place, process_rows
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import replicated
@@ -39,6 +40,14 @@ class TrainFeed:
         """The feed of a step of the run with this seed: a pure function of both."""
         indices = order.train_indices(self.data.size, self.batch_size, seed, step)[self._rows]
         return {"index": indices.astype(np.int32)} if self.on_device else self.data.fetch(indices)
+
+    def steps(self, start: int, stop: int, seed: int) -> Generator[Feed, None, None]:
+        """The feeds of some steps in order, read ahead in the background when the examples lie on
+        disk. Close it: that ends the threads."""
+        if self.data.arrays is None:
+            yield from prefetch(lambda step: self.at(step, seed), start, stop)
+        else:
+            yield from (self.at(step, seed) for step in range(start, stop))
 
     def place(self, feeds: Sequence[Feed]) -> dict:
         """The feeds of consecutive steps on the devices, with a leading axis of steps."""
@@ -83,6 +92,12 @@ class EvalFeed:
         indices, mask = order.eval_indices(self.data.size, self.batch_size, number)
         indices, mask = indices[self._rows], mask[self._rows]
         return {**self.data.fetch(indices), "mask": mask, "id": indices.astype(np.int32)}
+
+    def __iter__(self) -> Iterator[Feed]:
+        """All feeds in order, read ahead in the background when the examples lie on disk."""
+        if self.data.arrays is not None:
+            return map(self.at, range(self.count))
+        return prefetch(self.at, 0, self.count)
 
     def place(self, feed: Feed) -> dict:
         """The feed on the devices, as `compile_eval` wants it."""

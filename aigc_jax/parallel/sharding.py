@@ -21,6 +21,7 @@ def state_shardings(
     mesh: Mesh,
     rules: Sequence[Any] = (),
     tensor_rules: Sequence[tuple[str, int]] = (),
+    min_size: int = 0,
 ) -> Any:
     """A sharding for every array of a state.
 
@@ -42,6 +43,7 @@ def state_shardings(
             `networks/generator/params/Dense_0/kernel`.
         tensor_rules: `(path regex, dimension counted from the last, -1)`, the task's own: what
             tensor parallelism splits.
+        min_size: elements; the default does not split smaller arrays over `fsdp`.
 
     Raises:
         UserError: a rule cannot be read, names an unknown axis or one axis twice, decides about no
@@ -58,7 +60,7 @@ def state_shardings(
                 return NamedSharding(mesh, _fitted(spec, pattern.pattern, name, leaf, mesh))
         fitting = (a for regex, a in tensor_rules if leaf.ndim + a >= 0 and re.search(regex, name))
         axis = next(fitting, None)
-        return NamedSharding(mesh, parameter_spec(leaf.shape, mesh.shape, axis))
+        return NamedSharding(mesh, parameter_spec(leaf.shape, mesh.shape, axis, min_size))
 
     shardings = jax.tree_util.tree_map_with_path(sharding, state)
     for number, (pattern, _) in enumerate(parsed):

@@ -85,8 +85,8 @@ def transfer(
         )
     if not taken:
         raise UserError(
-            f"config.train.init_from: no parameter fits; there {_some(source)}, here {_some(left)}; "
-            "see config.train.init_rename"
+            f"config.train.init_from: no parameter fits; there {_some(source)}, here {_some(left)};"
+            " see config.train.init_rename"
         )
     unused = sorted(source.keys() - {*taken})
     return Transferred(state.replace(networks=networks), taken, left, unused)

@@ -222,23 +222,24 @@ PAIRS = {
 }
 
 
-def sections(config: Config) -> dict[str, Section]:
-    """The parts of a config that this family fills in, see `tasks.complete`."""
+def sections(config: Config, task: type[VAE] = VAE) -> dict[str, Section]:
+    """The parts of a config that this family fills in, see `tasks.complete`; `task` may be a class
+    that changes something of `VAE`."""
     encoder, decoder = lookup(PAIRS, config.model.get("name", ""), "config.model.name")
     return {
-        "task": Section(VAE, ("encoder", "decoder", *TRAINING)),
+        "task": Section(task, ("encoder", "decoder", *TRAINING)),
         "model.encoder": Section(encoder, ("latent_dim", "dtype")),
         "model.decoder": Section(decoder, ("shape", "dtype")),
     }
 
 
-def build(config: Config, spec: Spec, training: dict[str, Any]) -> VAE:
+def build(config: Config, spec: Spec, training: dict[str, Any], task: type[VAE] = VAE) -> VAE:
     """The task that a complete config describes, see `tasks.build`."""
     lookup(dict.fromkeys(LIKELIHOODS), config.task.likelihood, "config.task.likelihood")
     doublings = len(config.model.decoder.features) if config.model.name == "conv" else 0
     shape = image_shape(spec, multiple=2**doublings)
     check_range(spec, 0.0, 1.0, f"of which {config.task.likelihood} is a likelihood")
-    parts, dtype = sections(config), training["dtype"]
+    parts, dtype = sections(config, task), training["dtype"]
     return construct(
         parts["task"],
         "config.task",

@@ -40,6 +40,29 @@ def test_by_default_the_largest_divisible_dimension_is_split():
     assert set(specs().values()) == {P()}
 
 
+def test_small_arrays_stay_whole_unless_a_rule_splits_them():
+    parallel = base().parallel
+    parallel.update({"data": -1, "fsdp": 4})
+    mesh, rules = make_mesh(parallel), (("generator/params/Dense_0/bias", ("fsdp",)),)
+    shardings = state_shardings(STATE, mesh, rules, min_size=90)
+    split = [path_name(p) for p, s in jax.tree.leaves_with_path(shardings) if s.spec != P()]
+    assert split == [
+        f"networks/{network}/{tree}"
+        for network, tree in (
+            *(
+                ("discriminator", f"{part}/{name}")
+                for part in ("opt_state/mu", "params")
+                for name in ("Dense_0/kernel", "table")
+            ),
+            ("generator", "opt_state/mu/Dense_0/kernel"),
+            ("generator", "opt_state/mu/table"),
+            ("generator", "params/Dense_0/bias"),
+            ("generator", "params/Dense_0/kernel"),
+            ("generator", "params/table"),
+        )
+    ]
+
+
 def test_a_rule_decides_about_its_arrays_alone():
     tensor = [["generator.*kernel", [None, "tensor"]], ["table", [["fsdp", "tensor"]]]]  # as JSON
     found = specs([["discriminator", []], *tensor], fsdp=4, tensor=2)
