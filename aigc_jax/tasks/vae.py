@@ -118,7 +118,8 @@ class VAE:
         decoder = self.decoder.init(key_decoder, jnp.zeros((1, self.latent_dim)))
         params = {"encoder": encoder["params"], "decoder": decoder["params"]}
         if self.likelihood == "discretized_logistic":
-            params["log_scale"] = jnp.full(batch["image"].shape[-1], -2.0)  # a spread of 1/4
+            channels = batch["image"].shape[-1]
+            params["log_scale"] = jnp.full(channels, -2.0, jnp.float32)  # a spread of 1/4
         network = create_network({"params": params}, self.tx["model"], self.ema_decay)
         return TrainState(step=jnp.zeros((), jnp.int32), networks={"model": network})
 
