@@ -1,14 +1,19 @@
 """Eight simulated devices, shapes checked at run time, and each program compiled once."""
 
+import importlib.metadata
 import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compilation is most of the work here: LLVM's optimisations would cost more than they save, and
-# a cache lets the runs, workers and processes of one `pytest` share their programs.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Compilation is most of the work here: LLVM's optimisations would cost more than they save, XLA's
+# newer emitter takes three times as long as the older one, and a cache lets the runs, workers and
+# processes of one `pytest` share their programs. Processes that a test starts inherit all of this:
+# with other flags they would share nothing.
+_flags = ["--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have the newer alone
+    _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+os.environ["XLA_FLAGS"] = " ".join(_flags)
 os.environ["NPROC"] = "32"  # XLA's threads: see aigc_jax.parallel.processes.cpu_devices
 os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # workers compile for TPUs side by side
 # The workers share the main process's folder. One that was given is kept for the next run.

@@ -104,7 +104,6 @@ def stop_at(monkeypatch, step: int) -> None:
 def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:
     """The command in a process of its own, or `code` with its arguments."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
-    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     return subprocess.Popen(
         [sys.executable, *(["-c", code] if code else ["-m", "aigc_jax"]), *args],
         cwd=ROOT,

@@ -120,7 +120,8 @@ class VAE:
         decoder = self.decoder.init(key_decoder, jnp.zeros((1, self.latent_dim)))
         params = {"encoder": encoder["params"], "decoder": decoder["params"]}
         if self.likelihood == "discretized_logistic":
-            params["log_scale"] = jnp.full(batch["image"].shape[-1], -2.0)  # a spread of 1/4
+            channels = batch["image"].shape[-1]
+            params["log_scale"] = jnp.full(channels, -2.0, jnp.float32)  # a spread of 1/4
         return first_state(
             model=create_network(
                 "model", {"params": params}, self.tx["model"], self.ema_decay, self.freeze

@@ -31,6 +31,14 @@ def test_one_device_equals_eight(family):
     close(trained(family, devices=1), trained(family, devices=8))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_first_state_has_the_types_of_all_that_follow(family):
+    # Weak types become strong in the first step, and the step would be compiled a second time.
+    state = jax.eval_shape(Experiment(make_config(family)).init)
+    weak = [p for p, x in jax.tree_util.tree_leaves_with_path(state) if x.weak_type]
+    assert not weak
+
+
 @pytest.mark.parametrize("family", ["dcgan64", "dense_gan", "vae", "gpt"])
 def test_pmap_equals_jit(family):
     close(trained(family, parallel__mode="pmap"), trained(family))

@@ -61,7 +61,6 @@ def run(workdir: Path, processes: int, keys: dict, sigterm_after: int = 1_000) -
     )
     env = {
         **os.environ,
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "JAX_NUM_CPU_DEVICES": "2",
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
