@@ -111,6 +111,27 @@ def test_a_row_that_has_drawn_the_end_token_yields_nothing_else(lengths):
     assert counts[0] == 20
 
 
+def test_a_memory_that_extend_closes_over_belongs_to_its_row():
+    """What an encoder made of each row's source, in a text longer than the context."""
+    memory = 4 * jax.random.normal(jax.random.key(2), (5, 16))
+
+    @jax.jit
+    def translate(memory, prompt, ids, lengths):
+        def extend(tokens, cache, position):
+            logits, cache = MODEL.apply(variables(), tokens, cache, position, method="extend")
+            return logits + memory @ variables()["params"]["token_embedding"].T, cache
+
+        cache, new = MODEL.init_cache(prompt.shape[0]), 2 * BLOCK
+        return decode(KEY, ids, prompt, extend, cache, BLOCK, new, lengths=lengths).tokens
+
+    together = translate(memory, PROMPTS, jnp.arange(5), LENGTHS)
+    assert (together[:, 6:] != run(PROMPTS, 2 * BLOCK, lengths=LENGTHS).tokens[:, 6:]).any()
+    for row in range(5):
+        one = slice(row, row + 1)
+        alone = translate(memory[one], PROMPTS[one], jnp.array([row]), LENGTHS[one])
+        np.testing.assert_array_equal(together[row], alone[0])
+
+
 def test_decoding_stops_when_every_row_has_ended():
     """No step is taken that nobody asked for: the model is not run after the last end."""
     end, calls = 5, []
