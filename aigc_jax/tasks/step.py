@@ -43,25 +43,35 @@ def weighted_gradient(
         The gradient, the metrics summed over the batch, and the mean of the microbatches'
         statistics.
     """
-    gradient = jax.grad(loss_fn, has_aux=True)
     if num_microbatches == 1:
-        grads, (weight, metrics, stats) = gradient(params, batch)
-    else:
-        microbatches = jax.tree.map(lambda x: interleaved(x, num_microbatches), dict(batch))
-
-        def add(total, microbatch):
-            return jax.tree.map(jnp.add, total, gradient(params, microbatch)), None
-
-        first = jax.tree.map(lambda x: x[0], microbatches)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first)
+        _, pull, (weight, metrics, stats) = jax.vjp(
+            lambda params: loss_fn(params, batch), params, has_aux=True
         )
-        (grads, (weight, metrics, stats)), _ = jax.lax.scan(add, zeros, microbatches)
-        stats = jax.tree.map(lambda x: x / num_microbatches, stats)
-    if axis is not None:
-        grads, weight, metrics = jax.lax.psum((grads, weight, metrics), axis)
-    scale = jnp.where(weight > 0, 1.0 / weight, 0.0)
-    return jax.tree.map(lambda x: x * scale, grads), metrics, stats
+        weight, metrics = _over(axis, (weight, metrics))
+        return _over(axis, pull(_inverse(weight))[0]), metrics, stats
+
+    gradient = jax.grad(loss_fn, has_aux=True)
+    microbatches = jax.tree.map(lambda x: interleaved(x, num_microbatches), dict(batch))
+
+    def add(total, microbatch):
+        return jax.tree.map(jnp.add, total, gradient(params, microbatch)), None
+
+    first = jax.tree.map(lambda x: x[0], microbatches)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first)
+    )
+    (grads, (weight, metrics, stats)), _ = jax.lax.scan(add, zeros, microbatches)
+    grads, weight, metrics = _over(axis, (grads, weight, metrics))
+    grads = jax.tree.map(lambda x: x * _inverse(weight), grads)
+    return grads, metrics, jax.tree.map(lambda x: x / num_microbatches, stats)
+
+
+def _over(axis: str | None, tree: Any) -> Any:
+    return tree if axis is None else jax.lax.psum(tree, axis)
+
+
+def _inverse(weight: Array) -> Array:
+    return 1.0 / jnp.maximum(weight, 1e-30)  # no weight, no gradient
 
 
 def interleaved(x: Array, parts: int) -> Array:
