@@ -123,7 +123,7 @@ class Experiment:
         not depend on the batch size, on devices or on processes.
         """
         feed = dict(feed)
-        ids, mask = feed.pop("id"), feed.pop("mask")
+        ids, mask = jnp.asarray(feed.pop("id")), feed.pop("mask")
         key_data, key = jax.random.split(rng.stream_key(seed, "eval"))
         batch = preprocess.preprocess(self.config.data, feed, key_data, ids, train=False)
         return {**batch, "mask": mask}, key
