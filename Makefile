@@ -13,7 +13,7 @@ quickstart: $(VENV)/.installed
 	@echo "100 generated digits: runs/quickstart/digits.png"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What needs XLA's TPU compiler, which runs on a CPU. It stays out of the environment until then: its
 # presence slows the start of every program.

@@ -50,9 +50,26 @@ def pytest_unconfigure(config):
         shutil.rmtree(_scratch, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A whole run, and one that stopped after step 5, to be copied and gone on with."""
+# Those that take longest, so that no worker is left with one of them when the others are done
+# (`make test` deals files to the workers in this order).
+SLOW = (
+    "test_compile.py",
+    "test_stops.py",
+    "test_processes.py",
+    "test_train.py",
+    "test_command_line.py",
+    "test_executable.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    rank = {name: i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory):
+    """A whole run, and one that stopped after step 5. For `undisturbed` alone: tests get copies."""
     from runs import make_config, stop_at
 
     from aigc_jax.train import train
@@ -64,3 +81,9 @@ def undisturbed(tmp_path_factory):
         stop_at(patch, 4)
         train(config, root / "half")
     return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_runs, tmp_path_factory):
+    """A whole run, and one that stopped after step 5, to be copied and gone on with."""
+    return shutil.copytree(two_runs, tmp_path_factory.mktemp("undisturbed") / "runs")
