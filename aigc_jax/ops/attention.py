@@ -15,43 +15,69 @@ from aigc_jax.ops.layout import BATCH_AXES, TENSOR_AXIS, free_axes
 
 def causal_attention(
     query: Float[Array, "batch length heads head_dim"],
-    key: Float[Array, "batch memory heads head_dim"],
-    value: Float[Array, "batch memory heads head_dim"],
+    key: Float[Array, "batch memory kv_heads head_dim"],
+    value: Float[Array, "batch memory kv_heads head_dim"],
     position: Int[Array, ""] | Int[Array, "batch"] | int = 0,
     dropout: Callable[[Array], Array] = lambda weights: weights,
+    window: int = 0,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Scaled dot-product attention in which no token sees a later one (Vaswani et al. 2017, eq. 1).
 
     Args:
         query: one vector per token and head.
-        key: what the queries are compared with; the first is at position 0.
+        key: what the queries are compared with; the first is at position 0. Of fewer heads than
+            the queries (Ainslie et al. 2023), each serves as many neighbouring ones.
         value: what is averaged.
         position: the place of the first query among the keys: 0 in training, the number of tokens
             before it when decoding with a cache; one for all rows, or one per row. Queries at
             negative places are padding; what is returned for them is finite and means nothing.
         dropout: applied to the attention weights `[batch heads length memory]`.
+        window: a token sees itself and the window - 1 tokens before it; 0: all before it.
 
     Returns:
         Averages of the values, in their dtype. The softmax is taken in float32. To remat policies
         it is named "attention".
     """
     length, memory, head_dim = query.shape[1], key.shape[1], query.shape[-1]
-    scores = jnp.einsum(
-        "blhd,bmhd->bhlm", query * head_dim**-0.5, key, preferred_element_type=jnp.float32
-    )
-    visible = _visible(length, memory, position)
+    scores = _scores(query * head_dim**-0.5, key)
+    visible = _visible(length, memory, position, window)
     weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
-    out = jnp.einsum("bhlm,bmhd->blhd", dropout(weights).astype(value.dtype), value)
+    out = _average(dropout(weights).astype(value.dtype), value)
     return checkpoint_name(out, "attention")
 
 
-def _visible(length: int, memory: int, position):
+def _scores(query, key):
+    """Products `[batch, heads, length, memory]` in float32."""
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    heads, kv_heads = query.shape[2], key.shape[2]
+    if heads == kv_heads:
+        return dot("blhd,bmhd->bhlm", query, key)
+    scores = dot(
+        "blkgd,bmkd->bkglm", query.reshape(*query.shape[:2], kv_heads, -1, query.shape[-1]), key
+    )
+    return scores.reshape(scores.shape[0], heads, *scores.shape[3:])
+
+
+def _average(weights, value):
+    """Sums `[batch, length, heads, head_dim]` of the values by their weights."""
+    batch, heads, length, memory = weights.shape
+    kv_heads = value.shape[2]
+    if heads == kv_heads:
+        return jnp.einsum("bhlm,bmhd->blhd", weights, value)
+    weights = weights.reshape(batch, kv_heads, -1, length, memory)
+    return jnp.einsum("bkglm,bmkd->blkgd", weights, value).reshape(batch, length, heads, -1)
+
+
+def _visible(length: int, memory: int, position, window: int):
     """Which keys a query sees: `[length, memory]`, or of every row `[batch, 1, length, memory]`."""
+    keys = jnp.arange(memory)
     if jnp.ndim(position) == 0:
-        return jnp.arange(memory) <= position + jnp.arange(length)[:, None]
-    # Every query sees one key at least: the softmax of none would be NaN.
-    places = jnp.maximum(position[:, None] + jnp.arange(length), 0)
-    return jnp.arange(memory) <= places[:, None, :, None]
+        places = position + jnp.arange(length)[:, None]
+    else:
+        # Every query sees one key at least: the softmax of none would be NaN.
+        places = jnp.clip(position[:, None] + jnp.arange(length), 0, memory - 1)[:, None, :, None]
+    visible = keys <= places
+    return visible & (keys > places - window) if window else visible
 
 
 def splash_applies(query: Float[Array, "batch length heads head_dim"]) -> bool:
@@ -71,9 +97,10 @@ def splash_applies(query: Float[Array, "batch length heads head_dim"]) -> bool:
 
 def splash_attention(
     query: Float[Array, "batch length heads head_dim"],
-    key: Float[Array, "batch length heads head_dim"],
-    value: Float[Array, "batch length heads head_dim"],
+    key: Float[Array, "batch length kv_heads head_dim"],
+    value: Float[Array, "batch length kv_heads head_dim"],
     *,
+    window: int = 0,
     block: int = 512,
     interpret: bool = False,
 ) -> Float[Array, "batch length heads head_dim"]:
@@ -91,12 +118,17 @@ def splash_attention(
 
     Args:
         query: one vector per token and head.
-        key: what the queries are compared with.
+        key: what the queries are compared with, as for `causal_attention`.
         value: what is averaged.
+        window: as for `causal_attention`.
         block: side of a block of scores, a multiple of 128, where it divides the length.
         interpret: run on any device, slowly, for tests.
     """
-    attend = functools.partial(_splash, block=block, interpret=interpret)
+    # Copies for the heads that share them: the kernel for shared heads takes a loop of its own.
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
+    attend = functools.partial(_splash, window=window, block=block, interpret=interpret)
     sizes = free_axes()
     batch = tuple(name for name in BATCH_AXES if name in sizes)
     if batch:
@@ -105,7 +137,7 @@ def splash_attention(
     return attend(query, key, value)
 
 
-def _splash(query, key, value, block, interpret):
+def _splash(query, key, value, window, block, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     _, length, heads, head_dim = query.shape
@@ -118,8 +150,11 @@ def _splash(query, key, value, block, interpret):
         block_q_dq=side,
         block_kv_dq=side,
     )
+    mask = splash.CausalMask((length, length))
+    if window:
+        mask = splash.LocalMask((length, length), (window - 1, 0), 0)
     kernel = splash.make_splash_mha(
-        splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
+        splash.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
         head_shards=1,
         q_seq_shards=1,

@@ -1,6 +1,7 @@
 """The attention kernel against the plain path, on simulated devices in the kernel's interpreter."""
 
 import dataclasses
+import functools
 import importlib.util
 
 import jax
@@ -31,8 +32,8 @@ def output_and_gradients(attend, *operands):
     return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*operands)
 
 
-def kernel(*operands):
-    return splash_attention(*operands, block=128, interpret=True)
+def kernel(*operands, window=0):
+    return splash_attention(*operands, window=window, block=128, interpret=True)
 
 
 def test_each_row_may_be_at_a_place_of_its_own():
@@ -56,6 +57,27 @@ def test_the_kernel_gives_the_same_output_and_gradients():
     expected = output_and_gradients(causal_attention, *qkv(1))
     found = output_and_gradients(kernel, *qkv(1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+def test_the_kernel_takes_a_window_and_shared_heads():
+    query, key, value = qkv(1)
+    shared = (query, key[:, :, :1], value[:, :, :1])
+    expected = output_and_gradients(functools.partial(causal_attention, window=100), *shared)
+    found = output_and_gradients(functools.partial(kernel, window=100), *shared)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), expected, found)
+
+
+def test_a_token_sees_its_window_alone():
+    query, key, value = (x[:, :12] for x in qkv(1))
+    found = causal_attention(query, key, value, window=4)
+    for i in range(12):
+        begin = max(0, i - 3)
+        part = (query[:, i : i + 1], key[:, begin : i + 1], value[:, begin : i + 1])
+        expected = causal_attention(*part, position=i - begin)
+        np.testing.assert_allclose(found[:, i : i + 1], expected, atol=1e-5)
+    each = causal_attention(query[:, :1], key, value, jnp.array([7]), window=4)
+    one = causal_attention(query[:, :1], key, value, 7, window=4)
+    np.testing.assert_allclose(each, one, atol=1e-6)
 
 
 def test_on_a_mesh_each_device_takes_its_examples_and_heads():

@@ -1,5 +1,6 @@
 """The head's loss in chunks: the same numbers as from all logits at once."""
 
+import functools
 import math
 import re
 
@@ -26,8 +27,10 @@ def operands():
     return features, table, targets, weights.at[3].set(0.0)  # tokens without weight, and a row
 
 
-def plain(features, table, targets, weights):
+def plain(features, table, targets, weights, softcap=0.0):
     logits = jnp.einsum("blc,vc->blv", features, table, preferred_element_type=jnp.float32)
+    if softcap:
+        logits = softcap * jnp.tanh(logits / softcap)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     hits = jnp.argmax(logits, axis=-1) == targets
     return (losses * weights).sum(), (hits * weights).sum()
@@ -58,6 +61,18 @@ def test_sums_and_gradients_are_those_of_all_logits_at_once(chunks):
     )
     sums = jax.jit(head_cross_entropy)(*operands())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), sums, expected[1])
+
+
+def test_logits_may_be_bounded_by_a_tanh():
+    expected, found = (
+        values_and_gradients(functools.partial(fn, softcap=3.0), *operands())
+        for fn in (plain, lambda *args, softcap: head_cross_entropy(*args, softcap))
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), expected, found
+    )
+    unbounded = values_and_gradients(plain, *operands())
+    assert abs(found[1][0] - unbounded[1][0]) > 1.0
 
 
 def test_what_has_no_weight_has_no_gradient():

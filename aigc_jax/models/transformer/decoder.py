@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.layers import Dropout
-from aigc_jax.models.transformer.block import Block
+from aigc_jax.models.transformer.block import MLPS, Block
 from aigc_jax.models.transformer.cache import Cache, KVCache, empty_cache
-from aigc_jax.models.transformer.norms import layer_norm
+from aigc_jax.models.transformer.norms import NORMS, norm
 from aigc_jax.ops.cross_entropy import head_cross_entropy
 from aigc_jax.ops.layout import shard_batch, unshard
 
@@ -27,21 +27,40 @@ REMAT = {
     ),
 }
 
+BLOCK_FIELDS = (
+    "num_heads",
+    "dropout",
+    "use_bias",
+    "dtype",
+    "attention",
+    "positions",
+    "rope_base",
+    "norm",
+    "norm_eps",
+    "qk_norm",
+    "mlp",
+    "window",
+)
+"""What a block takes from the decoder as it is."""
+
 
 class GPT(nn.Module):
-    """Learned positions, layer norm before each sublayer, GELU (tanh approximation, as GPT-2), and
-    a head tied to the token embedding.
+    """A decoder. As it stands it is GPT-2: learned positions, layer norm before each sublayer, GELU
+    (tanh approximation), and a head tied to the token embedding. The later attributes make of it
+    what came after: with positions="rope", norm="rms", mlp="swiglu", use_bias=False and
+    tied_head=False it is a Llama (Touvron et al. 2023).
 
     Weights start from N(0, 0.02^2), those that write into the residual stream from
     N(0, 0.02^2 / (2 num_layers)), so that the stream's variance does not grow with depth.
 
     Attributes:
         vocab_size: tokens that there are.
-        block_size: the longest sequence: rows of the position table.
+        block_size: the longest sequence.
         num_layers: blocks.
         num_heads: attention heads; they divide `embed_dim`.
         embed_dim: width of the residual stream.
-        mlp_ratio: hidden width of the MLP over `embed_dim`.
+        mlp_ratio: hidden width of the MLP over `embed_dim`; with "swiglu", two thirds of that
+            rounded up to a multiple of 8, so that three kernels hold what two would.
         dropout: rate, on embeddings, attention weights and what a sublayer adds to the stream.
         use_bias: biases in dense layers and layer norms.
         dtype: of the computation; parameters, norm statistics, softmax and logits are float32.
@@ -55,6 +74,20 @@ class GPT(nn.Module):
             scanned model draws other initial weights and dropout masks.
         attention: "auto" takes the TPU kernel where the mesh is of TPUs and the shapes suit it
             (`splash_applies`), without dropout and cache; "xla" never does.
+        positions: "learned", a table of `block_size` rows; or "rope", turned queries and keys
+            (`ops.rope.rotate`).
+        rope_base: of the angles.
+        norm: "layer" or "rms" (`norms.norm`).
+        norm_eps: what it adds to the variance.
+        mlp: "gelu_tanh", as GPT-2 approximates it; "gelu", exact; or "swiglu", a gated one.
+        mlp_dim: hidden width of the MLP; 0: by `mlp_ratio`.
+        num_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie et
+            al. 2023); 0: one for each.
+        qk_norm: RMS norm of every query and key, with one learnt scale for all heads (Henry et al.
+            2020; as Qwen 3 and Gemma 3 have it).
+        window: a token sees itself and the window - 1 tokens before it; 0: all before it.
+        logit_softcap: c bounds the logits by c * tanh(logits / c) (Gemma Team 2024); 0: none.
+        tied_head: whether the head is the token embedding, or has a table of its own, `head`.
     """
 
     vocab_size: int
@@ -69,6 +102,17 @@ class GPT(nn.Module):
     remat: str = "none"
     scan_layers: bool = False
     attention: str = "auto"
+    positions: str = "learned"
+    rope_base: float = 10_000.0
+    norm: str = "layer"
+    norm_eps: float = 1e-5
+    mlp: str = "gelu_tanh"
+    mlp_dim: int = 0
+    num_kv_heads: int = 0
+    qk_norm: bool = False
+    window: int = 0
+    logit_softcap: float = 0.0
+    tied_head: bool = True
 
     def __call__(
         self, tokens: Int[Array, "batch length"], ids: Int[Array, "batch"] | None = None
@@ -98,7 +142,7 @@ class GPT(nn.Module):
             weights: of the tokens.
         """
         x, _ = self._features(tokens, ids, None, 0)
-        return head_cross_entropy(x, self.token_embedding, targets, weights)
+        return head_cross_entropy(x, self._head_table, targets, weights, self.logit_softcap)
 
     def extend(
         self,
@@ -123,39 +167,36 @@ class GPT(nn.Module):
     def init_cache(self, batch_size: int) -> Cache:
         """A cache that holds no token yet."""
         head_dim = self.embed_dim // self.num_heads
-        empty = empty_cache(batch_size, self.block_size, self.num_heads, head_dim, self.dtype)
+        heads = self.num_kv_heads or self.num_heads
+        empty = empty_cache(batch_size, self.block_size, heads, head_dim, self.dtype)
         if not self.scan_layers:
             return (empty,) * self.num_layers
         return KVCache(*(jnp.broadcast_to(x, (self.num_layers, *x.shape)) for x in empty))
 
     def setup(self):
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"num_heads={self.num_heads} does not divide embed_dim={self.embed_dim}; "
-                f"use embed_dim={-(-self.embed_dim // self.num_heads) * self.num_heads}"
-            )
+        self._check()
         embedding = nn.initializers.normal(0.02)
-        self.token_embedding = self.param(
-            "token_embedding", embedding, (self.vocab_size, self.embed_dim)
-        )
-        self.position_embedding = self.param(
-            "position_embedding", embedding, (self.block_size, self.embed_dim)
-        )
+        table = (self.vocab_size, self.embed_dim)
+        self.token_embedding = self.param("token_embedding", embedding, table)
+        if self.positions == "learned":
+            self.position_embedding = self.param(
+                "position_embedding", embedding, (self.block_size, self.embed_dim)
+            )
+        self._head_table = self.token_embedding
+        if not self.tied_head:
+            self._head_table = self.param("head", embedding, table)
         self.embedding_dropout = Dropout(self.dropout)
-        lookup({"auto": 0, "xla": 0}, self.attention, "config.model.attention")
         policy = lookup({"none": None, **REMAT}, self.remat, "config.model.remat")
         block = Block
         if policy is not None:
             # A scan's body is compiled apart: nothing outside could be merged with what it repeats.
             block = nn.remat(Block, policy=policy, prevent_cse=not self.scan_layers)
+        shared = {name: getattr(self, name) for name in BLOCK_FIELDS}
         arguments = {
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "dtype": self.dtype,
+            **shared,
+            "num_kv_heads": self.num_kv_heads or self.num_heads,
+            "mlp_dim": self.mlp_dim or self._mlp_dim(),
             "residual_std": 0.02 * (2 * self.num_layers) ** -0.5,
-            "attention": self.attention,
         }
         if self.scan_layers:
             in_axes: Any = (nn.broadcast, 0, nn.broadcast)
@@ -169,7 +210,7 @@ class GPT(nn.Module):
             self.blocks: Any = scanned(**arguments)
         else:
             self.blocks = [block(**arguments) for _ in range(self.num_layers)]
-        self.final_norm = layer_norm(self.use_bias, self.dtype)
+        self.final_norm = norm(self.norm, self.norm_eps, self.use_bias, self.dtype)
 
     def _features(self, tokens, ids, cache, position) -> tuple[Array, Any]:
         """The residual stream after the last block, normalised, and the blocks' caches."""
@@ -177,7 +218,9 @@ class GPT(nn.Module):
             raise UserError(
                 f"{tokens.shape[1]} tokens do not fit in the model's block_size={self.block_size}"
             )
-        x = unshard(self.token_embedding, 0)[tokens] + self._positions(tokens.shape[1], position)
+        x = unshard(self.token_embedding, 0)[tokens]
+        if self.positions == "learned":
+            x = x + self._positions(tokens.shape[1], position)
         x = x.astype(self.dtype)
         x = shard_batch(self.embedding_dropout(x, ids))
         if self.scan_layers:
@@ -198,5 +241,42 @@ class GPT(nn.Module):
         return table[jnp.clip(places, 0, self.block_size - 1)]
 
     def _logits(self, x):
-        table = unshard(self.token_embedding.astype(self.dtype), 0)
-        return jnp.einsum("...c,vc->...v", x, table, preferred_element_type=jnp.float32)
+        table = unshard(self._head_table.astype(self.dtype), 0)
+        logits = jnp.einsum("...c,vc->...v", x, table, preferred_element_type=jnp.float32)
+        cap = self.logit_softcap
+        return cap * jnp.tanh(logits / cap) if cap else logits
+
+    def _mlp_dim(self) -> int:
+        hidden = self.mlp_ratio * self.embed_dim
+        return -(-2 * hidden // 24) * 8 if self.mlp == "swiglu" else hidden
+
+    def _check(self) -> None:
+        """The values fit together, or a `UserError`."""
+        choices = {
+            "attention": ("auto", "xla"),
+            "positions": ("learned", "rope"),
+            "norm": NORMS,
+            "mlp": MLPS,
+        }
+        for name, known in choices.items():
+            lookup(dict.fromkeys(known), getattr(self, name), f"config.model.{name}")
+        if self.embed_dim % self.num_heads:
+            raise UserError(
+                f"num_heads={self.num_heads} does not divide embed_dim={self.embed_dim}; "
+                f"use embed_dim={-(-self.embed_dim // self.num_heads) * self.num_heads}"
+            )
+        if self.num_kv_heads and self.num_heads % self.num_kv_heads:
+            fitting = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
+            raise UserError(
+                f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}; "
+                f"use one of {fitting}"
+            )
+        head_dim = self.embed_dim // self.num_heads
+        if self.positions == "rope" and head_dim % 2:
+            raise UserError(
+                f'positions="rope" turns pairs, and embed_dim / num_heads = {head_dim} is odd; '
+                f"use embed_dim={(head_dim + 1) * self.num_heads}"
+            )
+        for name in ("mlp_dim", "num_kv_heads", "window", "logit_softcap"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"config.model.{name}={getattr(self, name)}: use 0 or more")

@@ -11,8 +11,12 @@ from aigc_jax.ops.layout import TENSOR_AXIS, free_axes, unshard
 # in attention and MLP, rows of what comes last, so heads and hidden units; and the vocabulary.
 TENSOR_RULES = (
     ("/token_embedding", -2),
+    ("/head$", -2),
     ("/qkv/", -1),
+    ("/query/", -1),
+    ("/key_value/", -1),
     ("/attention_out/kernel", -2),
+    ("/mlp_gate/", -1),
     ("/mlp_in/", -1),
     ("/mlp_out/kernel", -2),
 )
@@ -37,40 +41,50 @@ class TensorParallelDense(nn.Module):
         return out
 
 
-class QKV(nn.Module):
-    """Queries, keys and values of all heads.
+class StackedDense(nn.Module):
+    """Several dense layers side by side: queries, keys and values, or keys and values alone.
 
-    The kernel is `[3, embed, embed]`, a head's columns beside each other: its last two axes are
-    large, so that a TPU does not pad them, and the last splits by heads.
+    The kernel is `[parts, inputs, features]`, a head's columns beside each other: its last two axes
+    are large, so that a TPU does not pad them, and the last splits by heads.
     """
 
+    parts: int
+    features: int
     use_bias: bool
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows embed"]) -> list[Float[Array, "rows embed"]]:
-        """The three, in the order of the name."""
-        width = x.shape[-1]
+    def __call__(self, x: Float[Array, "rows inputs"]) -> list[Float[Array, "rows features"]]:
+        """What each part makes of x."""
+        parts, width, features = self.parts, x.shape[-1], self.features
 
         def init(key, shape):
-            kernel = nn.initializers.normal(0.02)(key, (width, 3 * width))
-            return kernel.reshape(width, 3, width).swapaxes(0, 1)
+            kernel = nn.initializers.normal(0.02)(key, (width, parts * features))
+            return kernel.reshape(width, parts, features).swapaxes(0, 1)
 
-        kernel = unshard(self.param("kernel", init, (3, width, width)).astype(self.dtype), -1)
-        # Three products: of one, XLA's CPU backend would transpose the kernel at every step.
-        parts = [x.astype(self.dtype) @ kernel[i] for i in range(3)]
+        kernel = self.param("kernel", init, (parts, width, features)).astype(self.dtype)
+        kernel = unshard(kernel, -1)
+        # A product each: of one, XLA's CPU backend would transpose the kernel at every step.
+        out = [x.astype(self.dtype) @ kernel[i] for i in range(parts)]
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (3, width)).astype(self.dtype)
-            parts = [part + bias[i] for i, part in enumerate(parts)]
-        return parts
+            bias = self.param("bias", nn.initializers.zeros, (parts, features)).astype(self.dtype)
+            out = [part + bias[i] for i, part in enumerate(out)]
+        return out
 
 
-def check_heads(num_heads: int) -> None:
-    """Every device of the mesh axis `tensor` gets the same number of heads, or a `UserError`."""
+def check_heads(num_heads: int, key: str = "num_heads") -> None:
+    """Every device of the mesh axis `tensor` gets the same number of heads, or a `UserError`.
+
+    Args:
+        num_heads: of queries, or of keys and values.
+        key: its name in `config.model`.
+    """
     tensor = free_axes().get(TENSOR_AXIS, 1)
     if num_heads % tensor:
-        fitting = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        fitting = [str(n) for n in range(1, num_heads + 1) if num_heads % n == 0]
+        *others, largest = fitting
+        use = f"{', '.join(others)} or {largest}" if others else largest
         raise UserError(
-            f"config.parallel.tensor={tensor} does not divide config.model.num_heads={num_heads}; "
-            f"use {', '.join(map(str, fitting[:-1]))} or {fitting[-1]}"
+            f"config.parallel.tensor={tensor} does not divide config.model.{key}={num_heads}; "
+            f"use {use}"
         )
