@@ -7,12 +7,13 @@ heavy: `--help` reads it.
 
 import json
 import math
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from aigc_jax.errors import UserError, nearest
+from aigc_jax.errors import UserError, lookup, nearest
 
 if TYPE_CHECKING:
     Config = Any  # no checker can infer a ConfigDict's attributes
@@ -73,8 +74,16 @@ def images(
     batch_size: int = 128,
     eval_batch_size: int = 500,
     scale: str = "signed",
+    transforms: str = "",
 ) -> ConfigDict:
-    """The data section for images."""
+    """The data section for images.
+
+    Args:
+        source, split, eval_split, batch_size, eval_batch_size: the keys of these names.
+        scale: "signed" and "unit" are short for the transforms `range(-1, 1)` and `range(0, 1)`.
+        transforms: the whole list, in place of `scale`.
+    """
+    ranges = {"signed": "range(-1, 1)", "unit": "range(0, 1)"}
     return ConfigDict(
         {
             "source": source,  # `aigc data list` shows them; a path is a folder of images
@@ -83,11 +92,16 @@ def images(
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,
             "placement": "memory",  # or device (gather inside the step), or disk
-            "image_size": 0,  # folders: resize and crop to this side; 0 keeps the first image's
-            "scale": scale,  # signed: [-1, 1]; unit: [0, 1]
-            "binarize": False,  # draw each pixel from a Bernoulli of its intensity, anew each step
-            "flip": False,  # mirror half of the training images
-            "pad_crop": 0,  # shift training images by up to this many pixels
+            # How files become arrays.
+            "image_size": 0,  # the side that all images get; 0 keeps theirs (files: the first's)
+            "channels": 0,  # 1, 3 or 4; 0: grey if most files are, else colour
+            "fit": "crop",  # how another shape fits: crop, pad or stretch
+            "background": "white",  # under transparency, and around what is padded
+            "on_bad": "stop",  # at a file that cannot be read; or skip: leave it out and count it
+            "stratify": True,  # folders without splits: hold out the same share of each class
+            # What is done to arrays: see aigc_jax/data/transforms.py. E.g. "resize(64) |
+            # random_crop(4) | random_flip | binarize | range(0, 1)".
+            "transforms": transforms or lookup(ranges, scale, "scale"),
         }
     )
 
@@ -111,7 +125,7 @@ def text(
             "batch_size": batch_size,
             "eval_batch_size": eval_batch_size,
             "placement": "memory",
-            "tokenizer": tokenizer,  # char or byte
+            "tokenizer": tokenizer,  # char or byte; slices such as train[:95%] count its tokens
             "block_size": block_size,  # tokens the model sees; an example holds one more
             "stride": block_size,  # tokens between the starts of training examples
         }
@@ -224,8 +238,32 @@ def fill_shared(config: Config) -> None:
         fill(value, optimizer())
 
 
+def upgrade_data(section: dict[str, Any]) -> dict[str, Any]:
+    """An old run's data section in today's keys; one of today comes back as it is.
+
+    `pad_crop`, `flip`, `binarize` and `scale` become a list of transforms that draws and computes
+    the same, to the bit. A folder that is here keeps the split that was not made by class.
+    """
+    new = dict(section)
+    if "block_size" in new or "transforms" in new:
+        return new
+    steps = []
+    if pad := new.pop("pad_crop", 0):
+        steps.append(f"random_crop({pad})")
+    if new.pop("flip", False):
+        steps.append("random_flip")
+    if new.pop("binarize", False):
+        steps.append("binarize")
+    today = images("", scale=new.pop("scale", "signed"))
+    new["transforms"] = " | ".join([*steps, today.transforms])
+    new["stratify"] = not os.path.isdir(os.path.expanduser(new.get("source", "")))
+    return {**{key: today[key] for key in ("channels", "fit", "background", "on_bad")}, **new}
+
+
 def from_json(stored: Any) -> Config:
     """A config that `as_json` stored: lists become tuples again, as config files write them."""
+    if "data" in stored:
+        stored = {**stored, "data": upgrade_data(stored["data"])}
 
     def restored(value):
         if isinstance(value, dict):

@@ -27,3 +27,22 @@ def lookup(table: dict, name: str, what: str):
 def first_line(error: Exception) -> str:
     """The first line of a message that has many."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
+
+
+def printable(name: object) -> str:
+    """A name from outside (a file's, a data set's) as one line of a terminal shows it.
+
+    Control characters and what else has no picture are escaped, for a terminal obeys them; bytes
+    of a file name that are not UTF-8 become `\\xe9`. Of a very long name the two ends are shown.
+    """
+    text = str(name)
+    if len(text) > 400:
+        text = f"{text[:200]} ... {text[-190:]}"
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character):
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's form of a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

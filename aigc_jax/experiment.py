@@ -16,7 +16,8 @@ from jaxtyping import Array, Key, UInt32
 from aigc_jax import config as config_lib
 from aigc_jax import optim, rng, tasks
 from aigc_jax.config import Config
-from aigc_jax.data import preprocess, source
+from aigc_jax.data import preprocess, source, transforms
+from aigc_jax.data.examples import Feature
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, lookup
@@ -80,7 +81,7 @@ class Experiment:
 
     def load(self, split: str, *, train: bool = False) -> Dataset:
         """The examples of a split of the config's source."""
-        return source.load(self.config.data, split)
+        return source.load(self.config.data, split, train=train)
 
     def steps(self, name: str) -> int:
         """A duration of the config's `train` section, in steps."""
@@ -234,8 +235,8 @@ class Experiment:
 
     def _init(self, seed: UInt32[ArrayLike, ""]) -> TrainState:
         raw = {
-            name: jax.numpy.zeros((2, *shape), dtype)
-            for name, (shape, dtype) in self.data.spec.items()
+            name: jax.numpy.zeros((2, *feature.shape), feature.dtype)
+            for name, feature in self.data.features.items()
         }
         key = rng.stream_key(seed, "init")
         batch = preprocess.preprocess(self.config.data, raw, key, jnp.arange(2), train=False)
@@ -271,9 +272,9 @@ def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
 def data_spec(config: Config, data: Dataset) -> Spec:
     """What the data brings to the task."""
     if data.window is None:
-        span = {"signed": (-1.0, 1.0), "unit": (0.0, 1.0)}.get(config.data.scale)
-        height, width, channels = data.spec["image"][0]
-        return Spec(data.name, shape=(height, width, channels), value_range=span)
+        low, high, _ = transforms.value_range(config.data)
+        height, width, channels = transforms.features(config.data, data.features)["image"].shape
+        return Spec(data.name, shape=(height, width, channels), value_range=(low, high))
     assert data.tokenizer is not None
     return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
 
@@ -283,10 +284,9 @@ def describe_data(data: Dataset) -> dict[str, Any]:
     description = {
         "name": data.name,
         "split": data.split,
-        "kind": data.kind,
         "size": data.size,
-        "spec": {name: [list(shape), str(dtype)] for name, (shape, dtype) in data.spec.items()},
-        "num_classes": data.num_classes,
+        "features": {name: [list(f.shape), *f[1:]] for name, f in data.features.items()},
+        "identity": data.identity,
     }
     if data.tokenizer is not None and data.window is not None:
         description |= {"tokenizer": data.tokenizer.to_json(), "window": list(data.window)}
@@ -300,19 +300,19 @@ def described_data(description: dict[str, Any]) -> Dataset:
         raise AssertionError("a described data set holds no examples")
 
     text = "tokenizer" in description
+    features: dict[str, Any] = description.get("features") or {
+        name: (*rest, description["num_classes"] if name == "label" else None)
+        for name, rest in description["spec"].items()  # as older checkpoints have it
+    }
     return Dataset(
         name=description["name"],
         split=description["split"],
-        kind=description["kind"],
         size=description["size"],
-        spec={
-            name: (tuple(shape), np.dtype(dtype))
-            for name, (shape, dtype) in description["spec"].items()
-        },
+        features={n: Feature(tuple(shape), *rest) for n, (shape, *rest) in features.items()},
         fetch=fetch,
         window=source.Window(*description["window"]) if text else None,
         tokenizer=from_json(description["tokenizer"]) if text else None,
-        num_classes=description["num_classes"],
+        identity=description.get("identity", {}),
     )
 
 

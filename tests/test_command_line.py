@@ -170,7 +170,7 @@ def test_unknown_kind_is_refused(text_run, capsys):
 def test_overrides_reach_the_config(tmp_path):
     flags, config, words = command_line.parse(
         VERBS["train"].flags,
-        [VAE, "--config.train.keep=7", "--noconfig.data.binarize", f"--workdir={tmp_path}"],
+        [VAE, "--config.train.keep=7", "--noconfig.data.stratify", f"--workdir={tmp_path}"],
     )
-    assert (config.train.keep, config.data.binarize, words) == (7, False, [])
+    assert (config.train.keep, config.data.stratify, words) == (7, False, [])
     assert flags.workdir == str(tmp_path)

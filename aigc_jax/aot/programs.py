@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from aigc_jax import rng
+from aigc_jax.data.examples import Feature
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding
@@ -35,11 +36,12 @@ class Program(NamedTuple):
 def train_program(experiment: Experiment) -> Program:
     """What `train` calls: one or several steps; of data on the devices it is fed the indices."""
     feed, steps = experiment.feed, experiment.config.train.steps_per_call
-    spec = {"index": ((), np.int32)} if feed.on_device else experiment.data.spec
+    index = {"index": Feature((), "int32")}
+    features = index if feed.on_device else experiment.data.features
     sharding = batch_sharding(experiment.mesh, leading=1)
     feeds = {
-        name: jax.ShapeDtypeStruct((steps, feed.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in spec.items()
+        name: jax.ShapeDtypeStruct((steps, feed.batch_size, *f.shape), f.dtype, sharding=sharding)
+        for name, f in features.items()
     }
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), feeds)
     resident = {}
@@ -64,11 +66,11 @@ def eval_program(experiment: Experiment) -> Program:
     """What an evaluation of type `mean` calls for each batch of held-out examples."""
     data, config = experiment.held_out(), experiment.config
     size = experiment.eval_feed(data, config.data.eval_batch_size).batch_size
-    spec = {**data.spec, "mask": ((), np.float32), "id": ((), np.int32)}
+    features = {**data.features, "mask": Feature((), "float32"), "id": Feature((), "int32")}
     sharding = batch_sharding(experiment.mesh)
     feed = {
-        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in spec.items()
+        name: jax.ShapeDtypeStruct((size, *f.shape), f.dtype, sharding=sharding)
+        for name, f in features.items()
     }
     state = inference_state(experiment.abstract_state)
     total = jax.tree.map(

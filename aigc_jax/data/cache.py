@@ -6,6 +6,8 @@ on a 64-byte boundary. It is written under another name and renamed: no reader s
 
 import json
 import os
+import re
+import tempfile
 import zlib
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -16,14 +18,41 @@ import numpy as np
 from absl import logging
 
 from aigc_jax.data.examples import Arrays
+from aigc_jax.errors import UserError, printable
 
 _ALIGN = 64
 
 
 def directory() -> Path:
-    """`$AIGC_CACHE_DIR`, or `~/.cache/aigc_jax`."""
+    """`$AIGC_CACHE_DIR`, or `~/.cache/aigc_jax`; a user without a home has a temporary folder."""
     given = os.environ.get("AIGC_CACHE_DIR")
-    return Path(given) if given else Path.home() / ".cache" / "aigc_jax"
+    if given:
+        return expand(given)
+    if home() is None:
+        return Path(tempfile.gettempdir(), f"aigc_jax-{os.getuid()}")
+    return expand("~/.cache/aigc_jax")
+
+
+def home() -> Path | None:
+    """The user's home; None where there is none (a container's user id without an entry)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def expand(path: str) -> Path:
+    """The path, with `~` or `~user` at its start replaced.
+
+    Raises:
+        UserError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"{printable(path)}: that home is not known; write the whole path, or set HOME"
+        ) from None
 
 
 def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
@@ -40,7 +69,7 @@ def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
         file is built anew; a cache that cannot be written costs a warning.
     """
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:]
     path = directory() / f"{safe}-{digest}.arrays"
     arrays = _read(path)
     if arrays is None:
@@ -48,7 +77,7 @@ def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
         try:
             _write(path, arrays)
         except OSError as error:
-            logging.warning("decoded %s is not cached: %s", name, error)
+            logging.warning("decoded %s is not cached: %s", printable(name), error)
             return arrays
         return _read(path) or arrays
     return arrays

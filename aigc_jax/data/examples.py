@@ -1,62 +1,87 @@
-"""What a source of data has to say, whatever it is made of."""
+"""What a source of data says of itself, whatever it is made of: named features."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from aigc_jax.data.tokenizer import Tokenizer
+from aigc_jax.data.tokenizer import Tokenizer, tokenizer_of
 
 Arrays = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Images:
-    """A source of images.
+class Feature(NamedTuple):
+    """One named part of an example: an image, a label, the tokens of a text.
 
     Attributes:
-        sizes: split -> number of images.
-        shape: (height, width, channels) of every image.
-        num_classes: of the labels; None without labels.
-        decode: (split, indices [batch]) -> `image` uint8 [batch, height, width, channels] and, with
-            classes, `label` int32 [batch]. Pure and thread-safe.
-        identity: split -> JSON values that the decoded arrays are a function of, for the cache;
-            None where decoding is as cheap as reading.
+        shape: of one example.
+        dtype: a NumPy type's name.
+        num_classes: how many different values an integer feature has: the classes of a label, the
+            vocabulary of tokens. None where they are no classes.
     """
 
-    sizes: dict[str, int]
-    shape: tuple[int, int, int]
-    num_classes: int | None
-    decode: Callable[[str, np.ndarray], Arrays]
-    identity: Callable[[str], dict] | None = None
+    shape: tuple[int, ...]
+    dtype: str
+    num_classes: int | None = None
 
 
 @dataclass(frozen=True)
-class Text:
-    """A source of text.
+class Source:
+    """A source of data.
+
+    A text is a source whose examples are its single tokens (feature `tokens`, shape `()`): its
+    slices count tokens, and `source.load` cuts windows from them.
 
     Attributes:
-        sizes: split -> what its slices count: characters, or TFDS's examples.
-        read: (split, start, stop) -> the text of this slice.
+        sizes: split -> number of examples.
+        features: name -> what `read` returns of it for each example.
+        read: (split, indices [batch]) -> name -> array [batch, ...]. Pure and thread-safe. Besides
+            the features it may return `checksum` uint32 [batch], of the bytes that an example was
+            decoded from.
+        identity: split -> known checksums -> what the whole source is, see `identity.py`.
+        cache: split -> JSON values that the decoded arrays are a function of; None where reading
+            is as cheap as the cache.
+        whole: split -> all its examples, where they lie in memory anyway.
+        tokenizer: what the tokens mean; None without a feature `tokens`.
+        about: one line on what was found, for the log.
     """
 
     sizes: dict[str, int]
-    read: Callable[[str, int, int], str]
+    features: dict[str, Feature]
+    read: Callable[[str, np.ndarray], Arrays]
+    identity: Callable[[dict[str, np.ndarray]], dict]
+    cache: Callable[[str], dict] | None = None
+    whole: Callable[[str], Arrays] | None = None
+    tokenizer: Tokenizer | None = None
+    about: str = ""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A source of ready tokens.
+def in_memory(
+    arrays: dict[str, Arrays], classes: dict[str, int], identity: dict, about: str, **more
+) -> Source:
+    """A source of arrays that are there: split -> name -> array [size, ...].
 
-    Attributes:
-        sizes: split -> number of tokens.
-        read: (split, start, stop) -> tokens [stop - start].
-        tokenizer: what the tokens mean.
+    Args:
+        arrays: of every split.
+        classes: name -> `Feature.num_classes`, for the features that have some.
+        identity: of the source.
+        about: see `Source`.
+        more: further fields of `Source`.
     """
-
-    sizes: dict[str, int]
-    read: Callable[[str, int, int], np.ndarray]
-    tokenizer: Tokenizer
+    some = next(iter(arrays.values()))
+    return Source(
+        sizes={split: len(next(iter(of.values()))) for split, of in arrays.items()},
+        features={
+            name: Feature(array.shape[1:], str(array.dtype), classes.get(name))
+            for name, array in some.items()
+        },
+        read=lambda split, indices: {k: v[indices] for k, v in arrays[split].items()},
+        identity=lambda checksums: identity,
+        whole=lambda split: arrays[split],
+        about=about,
+        **more,
+    )
 
 
 def fractions(size: int) -> dict[str, tuple[int, int]]:
@@ -69,12 +94,33 @@ def fractions(size: int) -> dict[str, tuple[int, int]]:
     return {"train": (0, train), "validation": (train, validation), "test": (validation, size)}
 
 
-def of_text(texts: dict[str, str]) -> Text:
-    """The texts of the splits; a text without a split's name (`""`) is cut into all three."""
-    if "" in texts:
-        whole = texts[""]
-        texts = {split: whole[start:stop] for split, (start, stop) in fractions(len(whole)).items()}
-    return Text(
-        {split: len(text) for split, text in texts.items()},
-        lambda split, start, stop: texts[split][start:stop],
+def of_text(texts: dict[str, str], tokenizer: str, identity: dict, about: str) -> Source:
+    """The tokens of some texts, one a split. Each is tokenised once, whole.
+
+    A text without a split's name (`""`) becomes all three: its tokens are cut after 90 % and 95 %,
+    between two characters, so no split begins with half of one.
+
+    Args:
+        texts: split -> text.
+        tokenizer: "char" (its vocabulary is that of all texts) or "byte".
+        identity: of the source.
+        about: what was found; the splits and the tokenizer are added.
+    """
+    made = tokenizer_of(tokenizer, texts.values())
+    dtype = np.min_scalar_type(made.vocab_size - 1)
+    tokens = {split: made.encode(text, dtype) for split, text in texts.items()}
+    how = "as the files are named"
+    if "" in tokens:
+        whole, how = tokens[""], "cut in a row"
+        tokens = {
+            split: whole[made.boundary(whole, start) : made.boundary(whole, stop)]
+            for split, (start, stop) in fractions(len(whole)).items()
+        }
+    sizes = ", ".join(f"{split} {len(ids):,}" for split, ids in tokens.items())
+    return in_memory(
+        {split: {"tokens": ids} for split, ids in tokens.items()},
+        {"tokens": made.vocab_size},
+        identity,
+        f"{about}; {made.vocab_size:,} different tokens ({tokenizer}); {sizes}, {how}",
+        tokenizer=made,
     )

@@ -1,145 +1,147 @@
-"""The user's own files: a folder of images, a text file, a folder of texts."""
+"""What lies in a folder of the user's, and which of it is train, validation and test."""
 
-import hashlib
-from pathlib import Path
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import numpy as np
+from aigc_jax.errors import UserError, printable
 
-from aigc_jax.data import picture
-from aigc_jax.data.examples import Images, Text, fractions, of_text
-from aigc_jax.errors import UserError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-TEXT_SUFFIXES = (".txt", ".md")
-SPLIT_NAMES = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
+SPLITS = {
+    "train": ("train", "training", "trn"),
+    "validation": ("validation", "valid", "val", "dev", "devel", "development", "eval"),
+    "test": ("test", "testing", "tst"),
+}
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
+# `train_images`, `TestSet`, `seg_train`, `train2017`, `ptb.train`: a word of the name says it.
+_DECORATED = re.compile(f"({'|'.join(_SPLIT_OF)})(?:set|data|images|imgs|split)?")
+_JUNK = {
+    "__macosx",
+    "__pycache__",
+    "@eadir",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
 }
 
 
-def images(path: Path, image_size: int) -> Images:
-    """Every image under `path`, at any depth.
+class Found(NamedTuple):
+    """Files under a folder.
 
-    Folders named `train`, `validation` (or `valid`, `val`, `dev`) and `test` are the splits. If
-    there is no `train`, the files are put in the order of a hash of their names: the first 90 % are
-    train, the next 5 % validation, the last 5 % test. The sub-folders, of the splits or of `path`,
-    are the classes, numbered in alphabetical order.
+    Attributes:
+        files: names relative to the folder, with `/`, in the order of their parts.
+        skipped: why -> how many were left out.
+    """
 
-    All images get one shape (`picture.decode`): `image_size` squared, or the first one's size when
-    that is 0; grey if the first one is grey, else colour.
+    files: list[str]
+    skipped: Counter[str]
+
+
+def walk(folder: str, suffixes: Iterable[str]) -> Found:
+    """All files with these suffixes, at any depth, through links too.
+
+    Hidden files and folders are left out, and those that systems make (`__MACOSX`); a link that
+    leads back to a folder above is not followed.
 
     Raises:
-        UserError: there are no images, some lie beside the classes, or the first cannot be read.
+        UserError: a folder cannot be read.
     """
-    splits, roots = _named_splits(path, _files(path, IMAGE_SUFFIXES, "images"))
-    classes = {_class(file, root) for split, root in roots.items() for file in splits[split]}
-    names = sorted(name for name in classes if name is not None)
-    number = {name: i for i, name in enumerate(names)}
-    if names and None in classes:
-        raise UserError(
-            f"{path} holds images both in sub-folders ({names[0]}, ...), which would be classes, "
-            "and beside them; move the latter into a sub-folder"
-        )
-    first = next(files[0] for files in splits.values() if files)
-    height, width, channels = picture.shape(first.read_bytes(), str(first))
-    size = (image_size, image_size) if image_size else (height, width)
-
-    def decode(split, indices):
-        files = [splits[split][i] for i in indices]
-        image = [picture.decode(f.read_bytes(), size, channels, str(f)) for f in files]
-        arrays = {"image": np.stack(image)}
-        if names:
-            labels = [number[_class(f, roots[split])] for f in files]
-            arrays["label"] = np.array(labels, np.int32)
-        return arrays
-
-    def identity(split):
-        stats = [(str(f.relative_to(path)), f.stat()) for f in splits[split]]
-        return {
-            "folder": str(path.resolve()),
-            "files": [[name, s.st_size, s.st_mtime_ns] for name, s in stats],
-            "classes": names,
-            "shape": [*size, channels],
-        }
-
-    sizes = {split: len(files) for split, files in splits.items()}
-    return Images(sizes, (*size, channels), len(names) or None, decode, identity)
+    found, wanted = Found([], Counter()), frozenset(suffixes)
+    _walk(folder, "", wanted, found, ())
+    found.files.sort(key=lambda name: name.split("/"))
+    return found
 
 
-def text(path: Path) -> Text:
-    """A text file, or all `.txt` and `.md` files under a folder, in the order of their names.
-
-    Files or folders named `train`, `validation` (or `valid`, `val`, `dev`) and `test` are the
-    splits. Without a `train` the texts are joined, a line break between two, and cut: the first
-    90 % of the characters are train, the next 5 % validation, the last 5 % test.
-
-    Raises:
-        UserError: there are no texts, or a file is not UTF-8 (it is named).
-    """
-    if path.is_file():
-        return of_text({"": _read(path)})
-    files = _files(path, TEXT_SUFFIXES, "texts")
-    groups: dict[str, list[Path]] = {}
-    for file in files:
-        groups.setdefault(_split_of(file, path), []).append(file)
-    if "train" not in groups:
-        groups = {"": files}
-    return of_text({split: "\n".join(_read(f) for f in files) for split, files in groups.items()})
-
-
-def _files(path, suffixes, what):
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+def none_found(folder: str, what: str, suffixes: Iterable[str], found: Found) -> UserError:
+    """The error that says what a folder holds instead of images or texts."""
+    known = ", ".join(sorted(suffixes))
+    return UserError(
+        f"{printable(folder)} holds no {what} ({known}); "
+        + (f"it holds {counts(found.skipped)}" if found.skipped else "it is empty")
     )
-    if not files:
-        raise UserError(f"{path} holds no {what} ({', '.join(suffixes)})")
-    return files
 
 
-def _split_of(file, path):
-    """The split that a file's name, or its topmost folder's, stands for; "" if none."""
-    return SPLIT_NAMES.get(Path(file.relative_to(path).parts[0]).stem, "")
+def counts(skipped: Counter[str]) -> str:
+    """`12 .txt, 1 hidden`, the most frequent first, a few of them."""
+    order = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    common = [f"{number:,} {printable(why)}" for why, number in order[:6]]
+    more = len(skipped) - len(common)
+    return ", ".join(common) + (f", and {more} other kinds" if more > 0 else "")
 
 
-def _named_splits(path, files):
-    """Split -> files in a random-looking fixed order, and split -> the folder of its classes."""
-    order = sorted(files, key=lambda f: hashlib.sha256(_name(f, path).encode()).digest())
-    if any(_split_of(file, path) == "train" for file in files):
-        splits = {split: [] for split in ("train", "validation", "test")}
-        roots = {}
-        for file in order:
-            split = _split_of(file, path)
-            if split:
-                splits[split].append(file)
-                roots[split] = path / file.relative_to(path).parts[0]
-        return splits, roots
-    bounds = fractions(len(files))
-    splits = {split: order[start:stop] for split, (start, stop) in bounds.items()}
-    return splits, dict.fromkeys(splits, path)
+def named_splits(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """Name -> split, if all of them are names of splits; empty if none is.
 
+    In any case, with the usual synonyms; `train_images` and `ptb.test` count when they all are of
+    that form.
 
-def _name(file, path):
-    return file.relative_to(path).as_posix()
+    Args:
+        folder: for the error message.
+        names: of the folders (or texts, without suffix) that lie side by side.
 
-
-def _class(file, root):
-    parts = file.relative_to(root).parts
-    return parts[0] if len(parts) > 1 else None
-
-
-def _read(file):
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+    Raises:
+        UserError: some are names of splits and some are not, or two are of one split.
+    """
+    names = list(names)
+    found = {name: _SPLIT_OF[name.lower()] for name in names if name.lower() in _SPLIT_OF}
+    if not found:
+        found = {name: split for name in names if (split := _decorated(name))}
+        if len(set(found.values())) < 2:  # `test_tube` is a class
+            return {}
+    others = [name for name in names if name not in found]
+    if others:
         raise UserError(
-            f"{file} is not UTF-8 (byte {error.start}); convert it, e.g. "
-            f"iconv -f latin1 -t utf-8 {file.name}"
-        ) from error
+            f"{printable(folder)} can be read in two ways: {_listed(found)} as "
+            f"{'a split' if len(found) == 1 else 'splits'}, and then {_listed(others)} would be "
+            f"left out; or all of them side by side, as parts of one set. For the first, move the "
+            f"others away; for the second, move all of them into a new folder `train` in it"
+        )
+    for split in set(found.values()):
+        same = [name for name in found if found[name] == split]
+        if len(same) > 1:
+            raise UserError(
+                f"{printable(folder)}: {_listed(same)} would all be the split {split}; "
+                "leave one, or rename the others"
+            )
+    return found
+
+
+def _walk(folder, prefix, suffixes, found, above):
+    try:
+        status = os.stat(folder)
+        entries = list(os.scandir(folder))
     except OSError as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+        raise UserError(f"cannot read the folder {printable(folder)}: {error.strerror}") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        found.skipped["link to a folder above it"] += 1
+        return
+    for entry in entries:
+        name = prefix + entry.name
+        if entry.name.startswith(".") or entry.name.lower() in _JUNK:
+            found.skipped["hidden or made by the system"] += 1
+        elif entry.is_dir():
+            _walk(entry.path, name + "/", suffixes, found, (*above, here))
+        elif not entry.is_file() and os.path.exists(entry.path):  # reading a pipe would never end
+            found.skipped["neither a file nor a folder"] += 1
+        else:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in suffixes:
+                found.files.append(name)
+            else:
+                found.skipped[suffix[:20] or "without a suffix"] += 1
+
+
+def _decorated(name):
+    words = [
+        w for w in re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()) if w
+    ]
+    splits = {_SPLIT_OF[match[1]] for word in words if (match := _DECORATED.fullmatch(word))}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def _listed(names):
+    names = sorted(names)
+    shown = ", ".join(f"`{printable(name)}`" for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

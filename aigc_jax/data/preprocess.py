@@ -1,7 +1,8 @@
 """From stored examples to what a model sees. Pure; runs inside the compiled step.
 
 Randomness is drawn per example (`rng.per_example`): an example is shifted, mirrored and binarised
-alike on any number of devices.
+alike on any number of devices. Every random transform has its own place in the key, whatever
+stands before it in the list, so adding one changes the draws of no other.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,15 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from aigc_jax import rng
+from aigc_jax.data import transforms
+from aigc_jax.data.transforms import LEVELS
 from aigc_jax.errors import UserError
+
+Keyed = tuple[Key[Array, ""], Int[Array, "batch"]]  # the key of this transform, and the examples
 
 
 def preprocess(
@@ -25,57 +30,94 @@ def preprocess(
 ) -> dict[str, Array]:
     """The batch of one step.
 
-    Images are, in this order: shifted by up to `pad_crop` pixels, the border filled with 0 (black);
-    mirrored with probability 1/2 if `flip`; scaled to [0, 1]; binarised if `binarize`, each pixel
-    being 1 with the probability of its intensity; and scaled to [-1, 1] if `scale` is "signed".
-    Shifts and mirrors are for training alone; binarisation is the data's definition, so evaluation
-    has it too.
+    Pixels go through `data.transforms`, in their order, but for a leading `resize`, which was done
+    when they were decoded (`source.load`). `random_crop` and `random_flip` are for training alone;
+    `binarize` is the data's definition, so evaluation has it too.
 
     Args:
         data_config: the config's `data` section.
-        raw: `{"image": uint8 [batch, height, width, channels], "label": int32 [batch]}` (the label
-            where the source has one), or `{"tokens": integer [batch, block_size + 1]}`.
+        raw: name -> array [batch, ...]: `image` uint8 [batch, height, width, channels], `label`
+            int32 [batch], `tokens` integer [batch, block_size + 1], or what the source names.
         key: the key of this step's data randomness.
-        ids: the examples' places in the global batch.
+        ids: the examples' numbers: their places in the global batch, or in the split.
         train: whether to augment.
 
     Returns:
-        `image` float32, `label` and `tokens` int32, and `id`.
+        Pixels and other features that are not integers as float32, integers as int32, and `id`.
     """
-    batch = {name: jnp.asarray(value, jnp.int32) for name, value in raw.items() if name != "image"}
-    batch["id"] = ids
-    if "image" in raw:
-        crop_key, flip_key, binary_key = jax.random.split(key, 3)
-        image = jnp.asarray(raw["image"])
-        if train and data_config.pad_crop:
-            image = _shift(image, crop_key, ids, data_config.pad_crop)
-        if train and data_config.flip:
-            mirror = rng.per_example(flip_key, ids, jax.random.bernoulli)
-            image = jnp.where(mirror[:, None, None, None], image[:, :, ::-1], image)
-        level = image.astype(jnp.float32)  # 0 to 255
-        if data_config.binarize:
-            shape = image.shape[1:]
-            uniform = rng.per_example(binary_key, ids, lambda k: jax.random.uniform(k, shape))
-            level = jnp.where(uniform * 255.0 < level, 255.0, 0.0)
-        # One rounding: x / 255 * 2 - 1 is compiled to something that exceeds 1.
-        batch["image"] = ((2.0 * level - 255.0) if _signed(data_config) else level) / 255.0
+    steps = transforms.at_load(transforms.of(data_config))[1]
+    places = dict(zip(transforms.RANDOM, jax.random.split(key, len(transforms.RANDOM))))
+    pixels = {"image", *(step.feature for step in transforms.of(data_config))}
+    for name in pixels - {"image"} - set(raw):
+        raise UserError(f'data.transforms: there is no feature "{name}"; there are: {sorted(raw)}')
+    batch = {"id": ids}
+    for name, value in raw.items():
+        x = jnp.asarray(value)
+        for step in steps:
+            if step.feature == name and (train or step.name not in ("random_crop", "random_flip")):
+                keyed = (places.get(step.name, key), ids)
+                x = FUNCTIONS[step.name](x, step.args, keyed)
+        floating = name in pixels or jnp.issubdtype(x.dtype, jnp.floating)
+        batch[name] = x.astype(jnp.float32 if floating else jnp.int32)
     return batch
 
 
-def _signed(data_config):
-    if data_config.scale not in ("signed", "unit"):
+def resize(
+    x: Array, args: tuple[float, ...], keyed: Keyed
+) -> Float[Array, "batch height width channels"]:
+    """Bicubic, as at load. Inside a step the proportions must stay."""
+    height, width = int(args[0]), int(args[-1])
+    if height * x.shape[2] != width * x.shape[1]:
         raise UserError(
-            f'data.scale="{data_config.scale}" is not known; use "signed" for [-1, 1] or '
-            '"unit" for [0, 1]'
+            f"data.transforms: resize of {x.shape[1]}x{x.shape[2]} to {height}x{width} changes the "
+            "proportions; put it first in the list, where data.fit is obeyed"
         )
-    return data_config.scale == "signed"
+    shape = (x.shape[0], height, width, x.shape[3])
+    larger = jax.image.resize(x.astype(jnp.float32), shape, "cubic", antialias=True)
+    return jnp.clip(jnp.round(larger), 0.0, LEVELS)
 
 
-def _shift(image, key, ids, pad):
+def random_crop(x: Array, args: tuple[float, ...], keyed: Keyed) -> Array:
+    """Each example shifted by up to `args[0]` pixels in both directions."""
+    (pad,), (key, ids) = map(int, args), keyed
     offsets = rng.per_example(key, ids, lambda k: jax.random.randint(k, (2,), 0, 2 * pad + 1))
-    padded = jnp.pad(image, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
 
     def crop(one, offset):
-        return jax.lax.dynamic_slice(one, (*offset, 0), image.shape[1:])
+        return jax.lax.dynamic_slice(one, (*offset, 0), x.shape[1:])
 
     return jax.vmap(crop)(padded, offsets)
+
+
+def random_flip(x: Array, args: tuple[float, ...], keyed: Keyed) -> Array:
+    """Half of the examples mirrored, left for right."""
+    mirror = rng.per_example(*keyed, jax.random.bernoulli)
+    return jnp.where(mirror[:, None, None, None], x[:, :, ::-1], x)
+
+
+def binarize(x: Array, args: tuple[float, ...], keyed: Keyed) -> Float[Array, "batch ..."]:
+    """Each pixel drawn from a Bernoulli of its intensity, as 0 or 255."""
+    shape = x.shape[1:]
+    uniform = rng.per_example(*keyed, lambda k: jax.random.uniform(k, shape))
+    return jnp.where(uniform * LEVELS < x.astype(jnp.float32), LEVELS, 0.0)
+
+
+def to_range(x: Array, args: tuple[float, ...], keyed: Keyed) -> Float[Array, "batch ..."]:
+    """[0, 255] to [low, high], the ends exactly."""
+    low, high = args
+    # One rounding: x / 255 * 2 - 1 is compiled to something that exceeds 1.
+    scaled = x.astype(jnp.float32)
+    if high - low != 1.0:
+        scaled = (high - low) * scaled
+    if low:
+        scaled = scaled - -LEVELS * low
+    return scaled / LEVELS
+
+
+FUNCTIONS = {
+    "resize": resize,
+    "random_crop": random_crop,
+    "random_flip": random_flip,
+    "binarize": binarize,
+    "range": to_range,
+}

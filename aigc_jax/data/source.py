@@ -5,15 +5,16 @@
 | `mnist5k`, `pydoc_text` | embedded in the installed packages |
 | `synthetic_images:64x64x3`, `synthetic_tokens:256` | made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
-| `photos/`, `book.txt` | a folder of images or texts, a text file |
+| `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
 """
 
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,14 +22,22 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from aigc_jax.data import embedded, folder, splits, synthetic, tfds_files
-from aigc_jax.data.cache import cached
-from aigc_jax.data.examples import Arrays, Images, Text, Tokens
-from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from aigc_jax.errors import UserError, lookup, nearest
+from aigc_jax.data import (
+    embedded,
+    image_folder,
+    splits,
+    synthetic,
+    text_folder,
+    tfds_files,
+    transforms,
+)
+from aigc_jax.data.cache import cached, expand
+from aigc_jax.data.examples import Arrays, Feature, Source
+from aigc_jax.data.resizing import resized
+from aigc_jax.data.tokenizer import Tokenizer
+from aigc_jax.errors import UserError, nearest, printable
 
-Spec = dict[str, tuple[tuple[int, ...], np.dtype]]
-_CHUNK = 1 << 22  # bytes of pixels, or characters, decoded at a time
+_CHUNK = 1 << 22  # bytes decoded at a time
 
 
 class Window(NamedTuple):
@@ -45,51 +54,81 @@ class Dataset:
     Attributes:
         name: as in `data.source`.
         split: as in `data.split`, with its slice.
-        kind: "image" or "text".
         size: the number of examples.
-        spec: name -> (shape, dtype) of one raw example: `image` uint8 [height, width, channels] and
-            `label` int32 [] where there are classes, or `tokens` int32 [block_size + 1].
+        features: name -> what an example has of it, before the step's transforms: `image` uint8
+            [height, width, channels] and `label` int32 [] where there are classes, or `tokens`
+            int32 [block_size + 1].
         fetch: indices [batch] -> raw batch, for example `{"image": uint8 [batch, ...]}`. Pure and
             thread-safe.
         arrays: what `take` takes from, if it is in memory (read-only; may be memory-mapped); else
             None. A text is one array `tokens` of the smallest unsigned type.
-        window: how text is cut into examples; None for images.
-        tokenizer: of text; None for images.
-        num_classes: of the labels; None without labels.
+        window: how text is cut into examples; None where they lie side by side.
+        tokenizer: of text; None without one.
+        identity: of the whole source, as JSON values; `identity.changes` compares two.
+        about: one line on what was found: counts, splits, what was left out and why.
     """
 
     name: str
     split: str
-    kind: str
     size: int
-    spec: Spec
+    features: dict[str, Feature]
     fetch: Callable[[Int[np.ndarray, "batch"]], Arrays]
     arrays: Arrays | None = None
     window: Window | None = None
     tokenizer: Tokenizer | None = None
-    num_classes: int | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
 
 
-def load(data_config: ConfigDict, split: str) -> Dataset:
+def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> Dataset:
     """One split of the source that a config's data section names. Downloads nothing.
 
-    Text: the split named by `data.split` is for training, and its examples start every
-    `data.stride` tokens. Those of any other split start every `block_size` tokens, so that each
-    token is predicted once; up to `block_size - 1` tokens at the end are left out. The character
-    vocabulary is that of all splits, as in char-rnn and nanoGPT: no evaluation meets an unknown
-    character.
+    Images get one size and number of channels, and go through the transforms that stand for
+    themselves at the start of `data.transforms` (`transforms.at_load`).
+
+    Of a text, splits and slices count tokens (`train[:95%]` is 95 % of them), which are cut between
+    two characters. Training examples start every `data.stride` tokens; others start every
+    `block_size` tokens, so that each token is predicted once; up to `block_size - 1` tokens at the
+    end are left out. Parts that are added (`a+b`) follow one another with nothing in between.
 
     Args:
         data_config: made by `config.images` or `config.text`.
         split: a split of the source, or a slice of one: `train[:95%]`.
+        train: whether the examples are for training; by default those of `data.split` are.
 
     Raises:
         UserError: the source is unknown, not on this machine, or cannot be read; the split is
             unknown or empty.
     """
-    if "block_size" in data_config:
-        return _load_text(data_config, split)
-    return _load_images(data_config, split)
+    name, placement = data_config.source, data_config.placement
+    if placement not in ("memory", "device", "disk"):
+        raise UserError(
+            f'data.placement="{printable(placement)}" is not known; use memory, device or disk'
+        )
+    source = _open(data_config)
+    parts = splits.parse(split, source.sizes, name)
+    if source.tokenizer is not None:
+        train = split == data_config.split if train is None else train
+        return _windows(data_config, source, split, parts, train)
+    _check_transforms(data_config, source)
+    arrays, checksums = None, {}
+    if placement == "disk":
+        fetch = functools.partial(_decode_parts, source, parts)
+    else:
+        decoded = {part.name: dict(_decoded(source, name, part.name)) for part in parts}
+        checksums = {s: of.pop("checksum") for s, of in decoded.items() if "checksum" in of}
+        arrays = _joined(decoded, parts)
+        fetch = functools.partial(take, arrays)
+    return Dataset(
+        name,
+        split,
+        sum(part.stop - part.start for part in parts),
+        source.features,
+        fetch,
+        arrays,
+        identity=source.identity(checksums),
+        about=source.about,
+    )
 
 
 def take(
@@ -108,24 +147,129 @@ def take(
     return {"tokens": arrays["tokens"][places].astype(np.int32)}
 
 
-def _load_images(data_config, split):
-    name = data_config.source
-    source = _open_images(name, data_config.image_size)
-    parts = splits.parse(split, source.sizes, name)
-    size = sum(part.stop - part.start for part in parts)
-    spec: Spec = {"image": (source.shape, np.dtype(np.uint8))}
-    if source.num_classes is not None:
-        spec["label"] = ((), np.dtype(np.int32))
-    if _in_memory(data_config):
-        arrays = _decoded_parts(source, name, parts)
-        fetch = functools.partial(take, arrays)
+# Sources that are on every machine: what follows the colon in the name, tokenizer -> the source.
+BUILT_IN: dict[str, Callable[[str, str], Source]] = {
+    "mnist5k": lambda parameters, tokenizer: embedded.mnist5k(),
+    "synthetic_images": lambda parameters, tokenizer: synthetic.images(parameters),
+    "pydoc_text": lambda parameters, tokenizer: embedded.pydoc_text(tokenizer),
+    "synthetic_tokens": lambda parameters, tokenizer: synthetic.tokens(parameters),
+}
+
+
+def local_path(name: str) -> Path | None:
+    """The file or folder that a name stands for; None if there is none."""
+    path = expand(name)
+    try:
+        return path if name and path.exists() else None
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+        return None
+
+
+def _open(data_config) -> Source:
+    name, wants_text = data_config.source, "block_size" in data_config
+    stem, _, parameters = name.partition(":")
+    if wants_text:
+        for key in ("block_size", "stride"):
+            if data_config[key] < 1:
+                raise UserError(f"data.{key}={data_config[key]}: use a number of tokens from 1 up")
+        size = None
     else:
-        arrays = None
-        fetch = functools.partial(_decode_parts, source, parts)
-    return Dataset(name, split, "image", size, spec, fetch, arrays, num_classes=source.num_classes)
+        size = _size(data_config)
+    if stem in BUILT_IN:
+        if parameters and not stem.startswith("synthetic"):
+            raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
+        source = BUILT_IN[stem](parameters, data_config.get("tokenizer", "char"))
+        if wants_text and "tokens" not in source.features:
+            raise UserError(f"{printable(name)} holds images, and this config is for text")
+        if not wants_text and "image" not in source.features:
+            raise UserError(f"{printable(name)} holds text, and this config is for images")
+    else:
+        source = _found(data_config, size, wants_text)
+    return source if wants_text else resized(source, data_config, size)
 
 
-def _decode_parts(source: Images, parts, indices) -> Arrays:
+def _found(data_config, size, wants_text) -> Source:
+    """A data set that TFDS prepared, or else a file or a folder."""
+    name = data_config.source
+    is_path = _is_path(name)
+    prepared = None if is_path else tfds_files.find(name)
+    if prepared:
+        if wants_text:
+            return prepared.text(data_config.tokenizer)
+        return prepared.images(data_config, size)
+    path = local_path(name)
+    if path is not None:
+        if not (path.is_dir() or (wants_text and path.is_file())):
+            wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
+            raise UserError(f"{printable(name)} is not {wanted}")
+        if wants_text:
+            return text_folder.source(str(path), data_config.tokenizer)
+        return image_folder.source(str(path), data_config, size)
+    if is_path:
+        raise UserError(f"there is no file or folder {printable(name)}")
+    import tensorflow_datasets as tfds
+
+    known = [*BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
+    stem = name.partition(":")[0].partition("/")[0]
+    if stem in known:
+        where = " or ".join(printable(folder) for folder in tfds_files.data_dirs())
+        raise UserError(
+            f"{printable(name)} is not in {where or 'TFDS_DATA_DIR, which is not set'}; "
+            f"run: aigc data prepare {printable(name)}"
+        )
+    if re.search(r"[/.]", name):
+        raise UserError(
+            f"there is no file or folder {printable(name)}, nor a data set of that name"
+        )
+    raise UserError(f'unknown data set "{printable(name)}"{nearest(stem, known)}')
+
+
+def _is_path(name):
+    """Whether a name can be nothing but a path."""
+    if not name:
+        raise UserError("data.source is empty; `aigc data list` shows what there is")
+    return name[0] in "/~." or name.endswith("/")
+
+
+def _size(data_config) -> tuple[int, int] | None:
+    """(height, width) that pictures are decoded to; None: as they are."""
+    side = data_config.image_size
+    if not 0 <= side <= transforms.MAX_SIDE:
+        limit = transforms.MAX_SIDE
+        raise UserError(f"data.image_size={side}: use a side of 1 to {limit} pixels, or 0")
+    first = transforms.at_load(transforms.of(data_config))[0]
+    if side == 0 and first and first[0].feature == "image":
+        return transforms.sides(first[0])
+    return (side, side) if side else None
+
+
+def _check_transforms(data_config, source):
+    """Every transform has a feature that it can be applied to."""
+    for step in transforms.of(data_config):
+        feature = source.features.get(step.feature)
+        if feature is None:
+            raise UserError(
+                f'data.transforms: there is no feature "{printable(step.feature)}" in '
+                f"{printable(data_config.source)}; there are: {', '.join(source.features)}"
+            )
+        if len(feature.shape) != 3:
+            raise UserError(f"data.transforms: {step.name} is for images, not for {step.feature}")
+        if step.name == "random_crop" and step.args[0] > min(feature.shape[:2]):
+            raise UserError(f"data.transforms: random_crop({step.args[0]:g}) exceeds the image")
+
+
+def _joined(decoded: dict[str, Arrays], parts) -> Arrays:
+    """The examples of all parts, one after the other."""
+    slices = [
+        {name: array[part.start : part.stop] for name, array in decoded[part.name].items()}
+        for part in parts
+    ]
+    if len(slices) == 1:
+        return slices[0]
+    return {name: np.concatenate([arrays[name] for arrays in slices]) for name in slices[0]}
+
+
+def _decode_parts(source: Source, parts, indices) -> Arrays:
     """Decodes the examples at `indices` of the joined parts."""
     starts = np.cumsum([0] + [part.stop - part.start for part in parts])
     part_of = np.searchsorted(starts, indices, side="right") - 1
@@ -133,50 +277,45 @@ def _decode_parts(source: Images, parts, indices) -> Arrays:
     for i in np.unique(part_of):
         here = np.flatnonzero(part_of == i)
         places = indices[here] - starts[i] + parts[i].start
-        for key, value in source.decode(parts[i].name, places).items():
-            out.setdefault(key, np.empty((len(indices), *value.shape[1:]), value.dtype))
-            out[key][here] = value
+        read = source.read(parts[i].name, places)
+        for name in source.features:
+            value = read[name]
+            out.setdefault(name, np.empty((len(indices), *value.shape[1:]), value.dtype))
+            out[name][here] = value
     return out
 
 
-def _decoded_parts(source: Images, name, parts) -> Arrays:
-    """The decoded examples of all parts, one after the other."""
-    decoded = {part.name: _decoded(source, name, part.name) for part in parts}
-    slices = [
-        {key: array[part.start : part.stop] for key, array in decoded[part.name].items()}
-        for part in parts
-    ]
-    if len(slices) == 1:
-        return slices[0]
-    return {key: np.concatenate([arrays[key] for arrays in slices]) for key in slices[0]}
+def _decoded(source: Source, name, split) -> Arrays:
+    """All examples of one split, from memory, from the cache, or decoded."""
+    if source.whole is not None:
+        return source.whole(split)
+    if source.cache is None:
+        return _decode_all(source, name, split)
+    made_of = {"decoder": 2, **source.cache(split)}
+    return cached(f"{Path(name).name}-{split}", made_of, lambda: _decode_all(source, name, split))
 
 
-def _decoded(source, name, split) -> Arrays:
-    if source.identity is None:
-        return source.decode(split, np.arange(source.sizes[split]))
-    identity = {"decoder": 1, "shape": source.shape, **source.identity(split)}
-    return cached(f"{Path(name).name}-{split}", identity, lambda: _decode_all(source, name, split))
-
-
-def _decode_all(source, name, split):
+def _decode_all(source: Source, name, split) -> Arrays:
     from tqdm import tqdm
 
-    size = source.sizes[split]
-    wanted, memory = size * math.prod(source.shape), _physical_memory()
+    size, name = source.sizes[split], printable(name)
+    each = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in source.features.values())
+    wanted, memory = size * each, _physical_memory()
     if wanted > 0.8 * memory:
         raise UserError(
             f"{name} {split} takes {wanted / 1e9:.1f} GB in memory, and this machine has "
             f"{memory / 1e9:.1f} GB; use data.placement=disk or a smaller data.image_size"
         )
-    chunk = min(4096, max(16, _CHUNK // math.prod(source.shape)))
+    most = 4096 if source.cache else _CHUNK  # many small reads are slow where they are cheap
+    chunk = max(1, min(most, _CHUNK // each))
     chunks = [np.arange(start, min(start + chunk, size)) for start in range(0, size, chunk)]
     out: Arrays = {}
     bar = tqdm(
-        total=size, desc=f"decoding {name} {split}", unit=" images", delay=1, mininterval=0.5
+        total=size, desc=f"decoding {name} {split}", unit=" examples", delay=1, mininterval=0.5
     )
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            for indices, arrays in zip(chunks, pool.map(lambda c: source.decode(split, c), chunks)):
+            for indices, arrays in zip(chunks, pool.map(lambda c: source.read(split, c), chunks)):
                 for key, value in arrays.items():
                     out.setdefault(key, np.empty((size, *value.shape[1:]), value.dtype))
                     out[key][indices] = value
@@ -191,119 +330,37 @@ def _physical_memory():
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _load_text(data_config, split):
-    name, block_size = data_config.source, data_config.block_size
-    _in_memory(data_config)  # always: tokens are small
-    for key in ("block_size", "stride"):
-        if data_config[key] < 1:
-            raise UserError(f"data.{key}={data_config[key]} is not a number of tokens from 1 up")
-    source = _open_text(name)
-    parts = splits.parse(split, source.sizes, name)
-    tokenizer, tokens = _tokens(source, parts, data_config.tokenizer)
-    stride = data_config.stride if split == data_config.split else block_size
-    window = Window(block_size + 1, stride)
-    size = (len(tokens) - window.length) // stride + 1
+def _windows(data_config, source: Source, split, parts, train) -> Dataset:
+    """Examples cut from the tokens of some parts."""
+    name, block_size, tokenizer = data_config.source, data_config.block_size, source.tokenizer
+    assert tokenizer is not None
+    decoded = {part.name: _decoded(source, name, part.name) for part in parts}
+    whole = [
+        part._replace(
+            start=tokenizer.boundary(decoded[part.name]["tokens"], part.start),
+            stop=tokenizer.boundary(decoded[part.name]["tokens"], part.stop),
+        )
+        for part in parts
+    ]
+    arrays = _joined(decoded, whole)
+    window = Window(block_size + 1, data_config.stride if train else block_size)
+    length = len(arrays["tokens"])
+    size = (length - window.length) // window.stride + 1
     if size < 1:
         raise UserError(
-            f'the split "{split}" of {name} holds {len(tokens)} tokens, and one example takes '
-            f"data.block_size + 1 = {window.length}; use a smaller block_size or a larger split"
+            f'the split "{printable(split)}" of {printable(name)} holds {length} tokens, and one '
+            f"example takes data.block_size + 1 = {window.length}; use a smaller block_size or a "
+            "larger split"
         )
-    arrays = {"tokens": tokens}
     return Dataset(
         name,
         split,
-        "text",
         size,
-        {"tokens": ((window.length,), np.dtype(np.int32))},
+        {"tokens": Feature((window.length,), "int32", tokenizer.vocab_size)},
         functools.partial(take, arrays, window=window),
         arrays,
         window,
         tokenizer,
+        source.identity({}),
+        source.about,
     )
-
-
-def _tokens(source: Text | Tokens, parts, tokenizer_name) -> tuple[Tokenizer, np.ndarray]:
-    """The tokenizer, and the tokens of all parts in the smallest type that holds them."""
-    if isinstance(source, Tokens):
-        tokens = np.concatenate([source.read(*part) for part in parts])
-        return source.tokenizer, tokens.astype(np.min_scalar_type(source.tokenizer.vocab_size - 1))
-    tokenizer = lookup(_TOKENIZERS, tokenizer_name, "tokenizer")(source)
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    text = "\n".join(source.read(*part) for part in parts)
-    # Piece by piece: all of it as the tokenizer's int32 would take four times the memory.
-    pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
-    return tokenizer, np.concatenate([tokenizer.encode(piece).astype(dtype) for piece in pieces])
-
-
-_TOKENIZERS: dict[str, Callable[[Text], Tokenizer]] = {
-    "char": lambda source: CharTokenizer.of(
-        *(source.read(split, 0, size) for split, size in source.sizes.items())
-    ),
-    "byte": lambda source: ByteTokenizer(),
-}
-
-
-# Sources that are on every machine: what follows the colon in the name -> the source.
-IMAGES: dict[str, Callable[[str], Images]] = {
-    "mnist5k": lambda parameters: embedded.mnist5k(),
-    "synthetic_images": synthetic.images,
-}
-TEXTS: dict[str, Callable[[str], Text | Tokens]] = {
-    "pydoc_text": lambda parameters: embedded.pydoc_text(),
-    "synthetic_tokens": synthetic.tokens,
-}
-
-
-def _open_images(name, image_size) -> Images:
-    stem, _, parameters = name.partition(":")
-    if stem in TEXTS:
-        raise UserError(f"{name} holds text, and this config is for images")
-    if stem in IMAGES:
-        source = IMAGES[stem](parameters)
-        if image_size and source.shape[:2] != (image_size, image_size):
-            raise UserError(
-                f"data.image_size={image_size}, but the images of {name} are "
-                f"{source.shape[0]}x{source.shape[1]}; only files are resized"
-            )
-        return source
-    found = _find(name)
-    if isinstance(found, tfds_files.Prepared):
-        return found.images(image_size)
-    return folder.images(found, image_size)
-
-
-def _open_text(name) -> Text | Tokens:
-    stem, _, parameters = name.partition(":")
-    if stem in IMAGES:
-        raise UserError(f"{name} holds images, and this config is for text")
-    if stem in TEXTS:
-        return TEXTS[stem](parameters)
-    found = _find(name)
-    return found.text() if isinstance(found, tfds_files.Prepared) else folder.text(found)
-
-
-def _find(name) -> tfds_files.Prepared | Path:
-    """A data set that TFDS prepared, or else a file or a folder."""
-    is_path = name.startswith(("/", "./", "../", "~"))
-    prepared = None if is_path else tfds_files.find(name)
-    path = Path(name).expanduser()
-    if prepared or path.exists():
-        return prepared or path
-    if is_path:
-        raise UserError(f"there is no file or folder {name}")
-    import tensorflow_datasets as tfds
-
-    known = [*IMAGES, *TEXTS, *tfds.list_builders(with_community_datasets=False)]
-    stem = name.partition(":")[0].partition("/")[0]
-    if stem in known:
-        where = " or ".join(str(folder) for folder in tfds_files.data_dirs())
-        raise UserError(f"{name} is not in {where}; run: aigc data prepare {name}")
-    raise UserError(f'unknown data set "{name}"{nearest(stem, known)}')
-
-
-def _in_memory(data_config):
-    if data_config.placement not in ("memory", "device", "disk"):
-        raise UserError(
-            f'data.placement="{data_config.placement}" is not known; use memory, device or disk'
-        )
-    return data_config.placement != "disk"

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aigc_jax.errors import UserError, nearest
+from aigc_jax.errors import UserError, nearest, printable
 
 _PART = re.compile(r"([\w-]+)(?:\[([^\[\]:]*):([^\[\]:]*)\])?")
-_BOUND = re.compile(r"(-?\d+(?:\.\d+)?)%|(-?[\d_]+)")
+# At most 18 digits: Python reads no endless ones.
+_BOUND = re.compile(r"(-?\d{1,18}(?:\.\d{1,18})?)%|(-?\d(?:_?\d){0,17})", re.ASCII)
 
 
 class Part(NamedTuple):
@@ -26,18 +27,18 @@ def parse(split: str, sizes: Mapping[str, int], source: str) -> list[Part]:
 
     Args:
         split: as in TFDS. Percentages are rounded to the nearest example.
-        sizes: the source's splits and their numbers of examples.
+        sizes: the source's splits and their numbers of examples; of a text, of tokens.
         source: its name, for the error messages.
 
     Raises:
         UserError: bad syntax, an unknown split, a bound outside of it, or nothing left.
     """
-    parts = []
+    parts, source, shown = [], printable(source), printable(split)
     for text in re.split(r"\s*\+\s*", split.strip()):
         match = _PART.fullmatch(text)
         if not match:
             raise UserError(
-                f'cannot read the split "{split}"; write e.g. "train", "train[:95%]", '
+                f'cannot read the split "{shown}"; write e.g. "train", "train[:95%]", '
                 '"train[100:200]" or "train+test"'
             )
         name, low, high = match.groups()
@@ -51,7 +52,7 @@ def parse(split: str, sizes: Mapping[str, int], source: str) -> list[Part]:
         parts.append(Part(name, start, max(start, stop)))
     if not any(part.stop > part.start for part in parts):
         have = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UserError(f'the split "{split}" of {source} is empty; examples: {have}')
+        raise UserError(f'the split "{shown}" of {source} is empty; examples: {have}')
     return [part for part in parts if part.stop > part.start]
 
 
@@ -60,9 +61,11 @@ def _bound(text, default, size, split):
         return default
     match = _BOUND.fullmatch(text)
     if not match:
-        raise UserError(f'"{text}" in the split "{split}" is not a number or a percentage')
+        raise UserError(
+            f'"{printable(text)}" in the split "{printable(split)}" is not a number or a percentage'
+        )
     percent, number = match.groups()
     value = round(float(percent) * size / 100) if percent else int(number)
     if abs(value) > size:
-        raise UserError(f'"{text}" in the split "{split}" is beyond its {size} examples')
+        raise UserError(f'"{text}" in the split "{printable(split)}" is beyond its {size} examples')
     return value + size if value < 0 else value

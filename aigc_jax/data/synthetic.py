@@ -4,16 +4,17 @@ import re
 
 import numpy as np
 
-from aigc_jax.data.examples import Arrays, Images, Tokens
+from aigc_jax.data.examples import Arrays, Feature, Source
+from aigc_jax.data.identity import identity
 from aigc_jax.data.tokenizer import IdTokenizer
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, printable
 
 NUM_CLASSES = 10
 NUM_IMAGES, NUM_TOKENS = 2048, 1 << 18  # for training; validation and test hold an eighth each
 _RUN = 64  # tokens between two changes of the rule
 
 
-def images(parameters: str) -> Images:
+def images(parameters: str) -> Source:
     """Grey or coloured stripes, `synthetic_images[:HxWxC[:COUNT]]`, 28x28x1 and 2,048 by default.
 
     The class sets the direction and the frequency of the stripes, the index their phase and colour.
@@ -24,20 +25,22 @@ def images(parameters: str) -> Images:
     match = re.fullmatch(r"(?:(\d+)x(\d+)x([134])(?::(\d+))?)?", parameters)
     if not match or "0" in match.groups():
         raise UserError(
-            f'cannot read "synthetic_images:{parameters}"; write synthetic_images:HxWxC or '
-            "synthetic_images:HxWxC:COUNT, e.g. synthetic_images:64x64x3:10000"
+            f'cannot read "synthetic_images:{printable(parameters)}"; write '
+            "synthetic_images:HxWxC or synthetic_images:HxWxC:COUNT, e.g. "
+            "synthetic_images:64x64x3:10000"
         )
     height, width, channels, count = (int(g) if g else None for g in match.groups())
     shape = (height or 28, width or 28, channels or 1)
     sizes, starts = _splits(count or NUM_IMAGES)
 
-    def decode(split, indices):
+    def read(split, indices):
         return _stripes(indices + starts[split], shape)
 
-    return Images(sizes, shape, NUM_CLASSES, decode)
+    features = {"image": Feature(shape, "uint8"), "label": Feature((), "int32", NUM_CLASSES)}
+    return Source(sizes, features, read, lambda _: identity({}, sizes), about=_about(sizes))
 
 
-def tokens(parameters: str) -> Tokens:
+def tokens(parameters: str) -> Source:
     """Counting modulo the vocabulary, `synthetic_tokens[:VOCABULARY[:COUNT]]`, 64 by default.
 
     Every 64 tokens the stride of the counting changes, so the next token follows from the last two.
@@ -48,18 +51,31 @@ def tokens(parameters: str) -> Tokens:
     match = re.fullmatch(r"(?:(\d+)(?::(\d+))?)?", parameters)
     if not match or (match[1] and int(match[1]) < 2) or match[2] == "0":
         raise UserError(
-            f'cannot read "synthetic_tokens:{parameters}"; write synthetic_tokens:VOCABULARY or '
-            "synthetic_tokens:VOCABULARY:COUNT, e.g. synthetic_tokens:50257:1000000"
+            f'cannot read "synthetic_tokens:{printable(parameters)}"; write '
+            "synthetic_tokens:VOCABULARY or synthetic_tokens:VOCABULARY:COUNT, e.g. "
+            "synthetic_tokens:50257:1000000"
         )
     vocab_size = int(match[1] or 64)
     sizes, starts = _splits(int(match[2] or NUM_TOKENS))
 
-    def read(split, start, stop):
-        place = np.arange(start, stop, dtype=np.int64) + starts[split]
-        run, within = np.divmod(place, _RUN)
-        return (_hash(run) + within * (1 + run % 7)) % vocab_size
+    dtype = np.min_scalar_type(vocab_size - 1)
 
-    return Tokens(sizes, read, IdTokenizer(vocab_size))
+    def read(split, indices):
+        run, within = np.divmod(indices + starts[split], _RUN)
+        return {"tokens": ((_hash(run) + within * (1 + run % 7)) % vocab_size).astype(dtype)}
+
+    return Source(
+        sizes,
+        {"tokens": Feature((), str(dtype), vocab_size)},
+        read,
+        lambda _: identity({}, sizes),
+        tokenizer=IdTokenizer(vocab_size),
+        about=_about(sizes),
+    )
+
+
+def _about(sizes):
+    return "computed; " + ", ".join(f"{split} {size:,}" for split, size in sizes.items())
 
 
 def _splits(count):

@@ -1,8 +1,12 @@
 """Data sets that TensorFlow Datasets has prepared, read without TensorFlow.
 
 TFDS writes `DATA_DIR/NAME[/CONFIG]/VERSION/` with `dataset_info.json` (splits and shards),
-`features.json` and ArrayRecord (or TFRecord) files of `tf.train.Example`. Reading these directly
-needs neither TensorFlow nor the builder's code, and decodes many times faster.
+`features.json` and ArrayRecord or TFRecord files of `tf.train.Example`.
+
+`tfds.builder(...).as_data_source()` would read the ArrayRecord ones without TensorFlow too. It does
+not read TFRecord, the format that TFDS writes unless asked for another, and it needs TensorFlow for
+audio; the files themselves are simple. Its own package is used for the messages (`tf_example_pb2`)
+and to prepare sets.
 """
 
 import json
@@ -14,20 +18,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from aigc_jax.data import picture, png
-from aigc_jax.data.cache import cached
-from aigc_jax.data.examples import Images, Text
-from aigc_jax.errors import UserError
+from aigc_jax.data import picture
+from aigc_jax.data.cache import cached, expand, home
+from aigc_jax.data.examples import Feature, Source, of_text
+from aigc_jax.data.identity import Entry, identity
+from aigc_jax.data.picture import Target
+from aigc_jax.errors import UserError, first_line, printable
 
+_NAME = re.compile(r"\w[\w-]*(?:/[\w.-]+)?(?::[\w.]+)?", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 def data_dirs() -> list[Path]:
-    """Where prepared sets are looked for: `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`."""
-    given = os.environ.get("TFDS_DATA_DIR")
-    home = Path.home() / "tensorflow_datasets"
-    return [Path(given).expanduser(), home] if given else [home]
+    """Where prepared sets are looked for: `$TFDS_DATA_DIR`, then `~/tensorflow_datasets`.
+
+    None for a user without a home who does not say where.
+    """
+    given, at_home = os.environ.get("TFDS_DATA_DIR"), home()
+    return [
+        *([expand(given)] if given else []),
+        *([at_home / "tensorflow_datasets"] if at_home else []),
+    ]
 
 
 def prepared() -> dict[str, Path]:
@@ -48,6 +61,8 @@ def find(name: str) -> "Prepared | None":
     Raises:
         UserError: the set is here, but not this version, or in several configs, or damaged.
     """
+    if len(name) > 200 or not _NAME.fullmatch(name):  # `..` is a folder there, too
+        return None
     name, _, version = name.partition(":")
     versions, configs = set(), set()
     for root in data_dirs():
@@ -101,8 +116,10 @@ class Prepared:
             features = json.loads((folder / "features.json").read_text())
             described = features["featuresDict"]["features"]
             shards = {s["name"]: _shards(info, s, folder) for s in info["splits"]}
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{folder} is not a whole TFDS data set: {error}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{printable(folder)} is not a whole TFDS data set: {printable(error)}"
+            ) from error
         return cls(name, folder, shards, described)
 
     @property
@@ -110,70 +127,101 @@ class Prepared:
         """Split -> number of examples."""
         return {split: sum(n for _, n in shards) for split, shards in self.shards.items()}
 
-    def images(self, image_size: int) -> Images:
+    def images(self, data_config: ConfigDict, size: tuple[int, int] | None) -> Source:
         """The feature `image` and, with classes, `label`.
 
-        `image_size` resizes and crops (`picture.decode`). When it is 0 the images keep their size,
-        or get the first one's where the set's images differ in size.
+        Without a `size` the images keep theirs, or get the first one's where they differ. They keep
+        their channels unless `data.channels` says otherwise, but transparency is laid on
+        `data.background`.
         """
         feature = self.features.get("image", {}).get("image", {"dtype": "none"})
         dimensions = feature.get("shape", {}).get("dimensions") or [-1, -1, 3]
         height, width, channels = (int(side) for side in dimensions)
-        if feature.get("dtype", "uint8") != "uint8" or channels not in (1, 3, 4):
+        if feature.get("dtype", "uint8") not in ("uint8", "uint16") or channels not in (1, 3, 4):
             raise UserError(
-                f"{self.name} has no feature `image` of 8 bits, grey or colour; its features: "
-                f"{', '.join(self.features)}"
+                f"{self.name} has no feature `image` of 8 or 16 bits, grey or colour; its "
+                f"features: {self._listed()}"
             )
-        if image_size:
-            height = width = image_size
+        if size:
+            height, width = size
         elif height < 0 or width < 0:
             split = next(split for split, size in self.sizes.items() if size)
-            encoded = self._examples(split, np.array([0]))[0]["image"].bytes_list.value[0]
-            height, width, _ = picture.shape(encoded, f"the first of {self.name} {split}")
-        shape = (height, width, channels)
+            encoded = _first(self._examples(split, np.array([0]))[0], "image")
+            height, width = picture.size(encoded, f"the first of {self.name} {split}")
         label = self.features.get("label", {}).get("classLabel")
+        if data_config.channels not in (0, 1, 3, 4):
+            raise UserError(
+                f"data.channels={data_config.channels}: use 1, 3, 4, or 0 for the set's"
+            )
+        channels = data_config.channels or min(channels, 3)
+        target = Target(height, width, channels, data_config.fit, data_config.background)
 
-        def decode(split, indices):
+        def read(split, indices):
             examples = self._examples(split, indices)
-            encoded = [example["image"].bytes_list.value[0] for example in examples]
-            image = png.decode(encoded, shape) if len(encoded) >= png.MANY else None
-            if image is None:
-                image = np.empty((len(indices), *shape), np.uint8)
-                for i, one in enumerate(encoded):
-                    where = f"example {indices[i]} of {self.name} {split}"
-                    image[i] = picture.decode(one, shape[:2], channels, where)
+            image = np.empty((len(indices), *target.shape), np.uint8)
+            for i, example in enumerate(examples):
+                where = f"example {indices[i]} of {self.name} {split}"
+                image[i] = picture.decode(_first(example, "image"), target, where)
             if label is None:
                 return {"image": image}
-            labels = [example["label"].int64_list.value[0] for example in examples]
+            labels = [_first(example, "label") for example in examples]
             return {"image": image, "label": np.array(labels, np.int32)}
 
-        num_classes = int(label["numClasses"]) if label else None
-        return Images(self.sizes, shape, num_classes, decode, self._identity)
+        features = {"image": Feature(target.shape, "uint8")}
+        if label:
+            features["label"] = Feature((), "int32", int(label["numClasses"]))
 
-    def text(self) -> Text:
-        """The feature `text`: the examples of a slice, joined by line breaks."""
+        def cache(split):
+            return {**self._files(split), "target": list(target)}
+
+        identify = self._identity
+        return Source(
+            self.sizes, features, read, lambda _: identify(), cache, about=self._about("images")
+        )
+
+    def text(self, tokenizer: str) -> Source:
+        """The feature `text`: the examples of a split, joined by line breaks, tokenised whole.
+
+        Slices count tokens, as those of every text do.
+        """
         if "text" not in self.features.get("text", {}):
-            raise UserError(
-                f"{self.name} has no feature `text`; its features: {', '.join(self.features)}"
-            )
-
-        def read(split, start, stop):
-            arrays = cached(f"{self.name}-{split}", self._identity(split), lambda: build(split))
-            ends = np.concatenate([[0], arrays["ends"]])
-            utf8 = arrays["utf8"][ends[start] : ends[stop]]
-            return utf8.tobytes().decode().removesuffix("\n")
+            raise UserError(f"{self.name} has no feature `text`; its features: {self._listed()}")
 
         def build(split):
             examples = self._examples(split, np.arange(self.sizes[split]))
-            lines = [example["text"].bytes_list.value[0] + b"\n" for example in examples]
+            lines = [_first(example, "text") + b"\n" for example in examples]
             return {
                 "utf8": np.frombuffer(b"".join(lines), np.uint8),
                 "ends": np.cumsum([len(line) for line in lines]),
             }
 
-        return Text(self.sizes, read)
+        def text(split):
+            arrays = cached(f"{self.name}-{split}", self._files(split), lambda: build(split))
+            try:
+                return arrays["utf8"].tobytes().decode().removesuffix("\n")
+            except UnicodeDecodeError as error:
+                number = int(np.searchsorted(arrays["ends"], error.start, side="right"))
+                raise UserError(f"example {number} of {self.name} {split} is not UTF-8") from error
 
-    def _identity(self, split):
+        texts = {split: text(split) for split in self.sizes}
+        return of_text(texts, tokenizer, self._identity(), self._about("texts"))
+
+    def _listed(self):
+        return ", ".join(map(printable, self.features))
+
+    def _about(self, what):
+        sizes = ", ".join(f"{split} {size:,}" for split, size in self.sizes.items())
+        return f"{what} that TFDS prepared in {printable(self.folder)}: {sizes}"
+
+    def _identity(self):
+        """Names, sizes and places of the shards: they are the same wherever the set is copied."""
+        files = {p.name: p for shards in self.shards.values() for p, _ in shards}
+        return identity(
+            {name: Entry(self._checked(path).stat().st_size) for name, path in files.items()},
+            self.sizes,
+        )
+
+    def _files(self, split):
         """What the cache of a split depends on: its files, their sizes and dates."""
         stats = [self._checked(path).stat() for path, _ in self.shards[split]]
         return {
@@ -187,7 +235,15 @@ class Prepared:
         from tensorflow_datasets.proto import tf_example_pb2
 
         parse = tf_example_pb2.Example.FromString
-        return [parse(record).features.feature for record in self._records(split, indices)]
+        try:
+            return [parse(record).features.feature for record in self._records(split, indices)]
+        except UserError:
+            raise
+        except Exception as error:  # the readers of both formats raise whatever they like
+            raise UserError(
+                f"{printable(self.folder)} is damaged ({printable(first_line(error))}); remove it "
+                f"and run `aigc data prepare {self.name}`"
+            ) from error
 
     def _records(self, split, indices):
         """The serialized examples at `indices`. Thread-safe."""
@@ -215,9 +271,18 @@ class Prepared:
     def _checked(self, path):
         if not path.exists():
             raise UserError(
-                f"{path} is missing: remove {self.folder} and run `aigc data prepare {self.name}`"
+                f"{printable(path)} is missing: remove {printable(self.folder)} and run "
+                f"`aigc data prepare {self.name}`"
             )
         return path
+
+
+def _first(example, name):
+    """The one value of a feature."""
+    values = example[name].bytes_list.value or example[name].int64_list.value
+    if not values:
+        raise UserError(f"an example lacks its feature `{printable(name)}`: the set is damaged")
+    return values[0]
 
 
 def _shards(info, split, folder):

@@ -1,15 +1,18 @@
 """Text to token ids and back: characters, bytes, and numbers that are ids already."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Integer
 
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError, lookup, printable
+
+_PIECE = 1 << 22  # characters encoded at a time: all of a text as UTF-32 would take much memory
+_SHOWN = 20  # characters that an error message lists
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,26 @@ class CharTokenizer:
     def vocab_size(self) -> int:
         return len(self.characters)
 
-    def encode(self, text: str) -> Int[np.ndarray, "length"]:
+    def encode(self, text: str, dtype: Any = np.int32) -> Integer[np.ndarray, "length"]:
         """Raises `UserError`, naming them, when there are characters outside the vocabulary."""
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        ids = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
-        if ids.size and ids.min() < 0:
-            missing = "".join(sorted(set(text) - set(self.characters)))
-            raise UserError(
-                f"the vocabulary of {self.vocab_size} characters does not hold {missing!r}; "
-                f"it holds {self.characters!r}"
-            )
-        return ids
+        pieces = [np.empty(0, dtype)]
+        for start in range(0, len(text), _PIECE):
+            encoded = text[start : start + _PIECE].encode("utf-32-le", "surrogatepass")
+            codes = np.frombuffer(encoded, np.uint32)
+            ids = self._id_of_code[np.minimum(codes, len(self._id_of_code) - 1)]
+            if ids.min() < 0:
+                missing = sorted(set(text) - set(self.characters))
+                raise UserError(
+                    f"the text holds {len(missing)} characters outside the vocabulary: "
+                    f"{_listed(missing)}; the vocabulary has {self.vocab_size}: "
+                    f"{_listed(self.characters)}"
+                )
+            pieces.append(ids.astype(dtype))
+        return np.concatenate(pieces)
+
+    def boundary(self, ids: Integer[np.ndarray, "length"], place: int) -> int:
+        """The last place up to `place` where a character begins."""
+        return place
 
     def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
         return "".join(self.characters[i] for i in np.asarray(ids, int))
@@ -63,8 +75,26 @@ class ByteTokenizer:
 
     vocab_size: int = 256
 
-    def encode(self, text: str) -> Int[np.ndarray, "length"]:
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    def encode(self, text: str, dtype: Any = np.int32) -> Integer[np.ndarray, "length"]:
+        """Bytes of a prompt that are not UTF-8 come back as they were typed.
+
+        Raises `UserError` for half of a surrogate pair, which stands for no character.
+        """
+        try:
+            encoded = text.encode(errors="surrogateescape")
+        except UnicodeEncodeError as error:
+            half = printable(text[error.start])
+            raise UserError(
+                f"the text holds {half} at {error.start}: half of a surrogate pair, no character"
+            ) from None
+        return np.frombuffer(encoded, np.uint8).astype(dtype)
+
+    def boundary(self, ids: Integer[np.ndarray, "length"], place: int) -> int:
+        """The last place up to `place` where a character begins."""
+        for start in range(place, max(place - 4, -1), -1):
+            if start == len(ids) or ids[start] & 0xC0 != 0x80:  # no continuation byte
+                return start
+        return place
 
     def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
         """Bytes that are not UTF-8, which a model may well emit, become U+FFFD."""
@@ -80,15 +110,22 @@ class IdTokenizer:
 
     vocab_size: int
 
-    def encode(self, text: str) -> Int[np.ndarray, "length"]:
+    def encode(self, text: str, dtype: Any = np.int32) -> Integer[np.ndarray, "length"]:
         """Raises `UserError` unless the text is numbers below `vocab_size`."""
         words = text.split()
-        if not all(w.isdecimal() and int(w) < self.vocab_size for w in words):
-            raise UserError(
-                f"{text!r} is not a list of token ids from 0 to {self.vocab_size - 1}; "
-                'write e.g. "3 1 4"'
-            )
-        return np.array(words, np.int32)
+        digits = len(str(self.vocab_size))
+        for word in words:
+            plain = word.isascii() and word.isdecimal() and len(word.lstrip("0")) <= digits
+            if not plain or int(word.lstrip("0") or "0") >= self.vocab_size:
+                raise UserError(
+                    f"{printable(word[:40])} is no token id from 0 to {self.vocab_size - 1}; "
+                    'write e.g. "3 1 4"'
+                )
+        return np.array([int(word.lstrip("0") or "0") for word in words], dtype)
+
+    def boundary(self, ids: Integer[np.ndarray, "length"], place: int) -> int:
+        """The last place up to `place` where a token begins."""
+        return place
 
     def decode(self, ids: Sequence[int] | Integer[Any, "length"]) -> str:
         return " ".join(str(i) for i in np.asarray(ids, int))
@@ -100,8 +137,25 @@ class IdTokenizer:
 Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer
 
 
+def tokenizer_of(name: str, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer `name` for some texts.
+
+    A `char` vocabulary is that of all of them, as in char-rnn and nanoGPT: no evaluation meets an
+    unknown character.
+    """
+    makers = {"char": lambda: CharTokenizer.of(*texts), "byte": ByteTokenizer}
+    return lookup(makers, name, "tokenizer")()
+
+
 def from_json(text: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote."""
     value = json.loads(text)
     kinds = {"char": CharTokenizer, "byte": ByteTokenizer, "ids": IdTokenizer}
     return lookup(kinds, value.pop("kind"), "tokenizer")(**value)
+
+
+def _listed(characters):
+    """A few characters, each in quotes where one sees it, and how many more there are."""
+    shown = "".join(printable(c) for c in characters[:_SHOWN])
+    more = len(characters) - _SHOWN
+    return f'"{shown}"' + (f" and {more} more" if more > 0 else "")

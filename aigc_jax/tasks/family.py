@@ -80,8 +80,7 @@ def check_range(spec: Spec, low: float, high: float, why: str) -> None:
     """The images' values lie in a range, or a `UserError` says which one the data has."""
     if spec.value_range != (low, high):
         has = "[{:g}, {:g}]".format(*spec.value_range or (0, 255))
-        name = {(-1.0, 1.0): "signed", (0.0, 1.0): "unit"}[low, high]
         raise UserError(
             f"this task needs images in [{low:g}, {high:g}] ({why}), and config.data makes them "
-            f"{has}; set config.data.scale={name}"
+            f'{has}; let config.data.transforms end in "range({low:g}, {high:g})"'
         )

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base()
     config.task = {"name": "gan", "loss": "non_saturating", "latent_dim": 100}
     config.model = {"name": "conv", "generator": {}, "discriminator": {}}
-    config.data = images("mnist", batch_size=128, scale="signed")
+    config.data = images("mnist", batch_size=128, transforms="range(-1, 1)")
     config.data.placement = "device"
     config.optimizer.generator = optimizer("adam", 1e-4)
     config.optimizer.discriminator = optimizer("adam", 1e-4)

@@ -45,10 +45,10 @@ def get_config(arg: str = "") -> ConfigDict:
         },
         "discriminator": {"features": (128, 256, 512, 1024), "norm": True, **layers},
     }
-    config.data = images("synthetic_images:64x64x3", batch_size=128, scale="signed")
+    config.data = images("synthetic_images:64x64x3", batch_size=128)
+    config.data.transforms = "random_flip | range(-1, 1)"
     config.data.image_size = 64
     config.data.eval_batch_size = 512
-    config.data.flip = True
     config.optimizer.generator = optimizer("adam", 2e-4, b1=0.5)
     config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.5)
     config.train.duration = "25 epochs"
@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.ema_decay = 0.999
 
     if arg == "mnist":
-        config.data = images("mnist", batch_size=64, scale="signed")
+        config.data = images("mnist", batch_size=64, transforms="range(-1, 1)")
         config.data.image_size = 64
         config.data.placement = "device"
         config.model.generator.features = (512, 256, 128, 64)

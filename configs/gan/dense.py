@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base()
     config.task = {"name": "gan", "loss": "non_saturating", "latent_dim": 100}
     config.model = {"name": "dense", "generator": {}, "discriminator": {"dropout": 0.3}}
-    config.data = images("mnist", batch_size=128, scale="signed")
+    config.data = images("mnist", batch_size=128, transforms="range(-1, 1)")
     config.data.placement = "device"
     config.optimizer.generator = optimizer("adam", 2e-4)
     config.optimizer.discriminator = optimizer("adam", 2e-4)

@@ -24,8 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "encoder": {"features": (32, 64)},
         "decoder": {"features": (64, 32)},
     }
-    config.data = images("mnist", batch_size=128, scale="unit")
-    config.data.binarize = True
+    config.data = images("mnist", batch_size=128, transforms="binarize | range(0, 1)")
     config.data.placement = "device"
     config.optimizer.model = optimizer("adam", 1e-3)
     config.train.duration = "10 epochs"

@@ -24,8 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "encoder": {"features": (500,)},
         "decoder": {"features": (500,)},
     }
-    config.data = images("mnist", batch_size=128, scale="unit")
-    config.data.binarize = True
+    config.data = images("mnist", batch_size=128, transforms="binarize | range(0, 1)")
     config.data.placement = "device"
     config.optimizer.model = optimizer("adam", 1e-3)
     config.train.duration = "10 epochs"

@@ -3,7 +3,8 @@ import os
 import numpy as np
 import pytest
 
-from aigc_jax.data import cache
+from aigc_jax.data import cache, tfds_files
+from aigc_jax.errors import UserError
 
 
 @pytest.fixture
@@ -82,3 +83,37 @@ def test_a_failed_write_leaves_nothing_behind(arrays, folder, monkeypatch):
     monkeypatch.setattr(os, "replace", replace)
     _same(cache.cached("set", {}, Builder(arrays)), arrays)
     assert list(folder.iterdir()) == []
+
+
+def test_a_user_without_a_home_has_a_cache_and_the_sets_of_tfds_dir(monkeypatch, tmp_path):
+    import pwd
+
+    def unknown(user):
+        raise KeyError(user)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("AIGC_CACHE_DIR")
+    assert str(os.getuid()) in cache.directory().name
+    assert tfds_files.data_dirs() == [tmp_path / "tfds"]
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    assert tfds_files.data_dirs() == []
+    assert tfds_files.prepared() == {}
+    with pytest.raises(UserError, match="set HOME"):
+        cache.expand("~/images")
+
+
+def test_a_tilde_stands_for_the_home_in_every_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AIGC_CACHE_DIR", "~/cache")
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/sets")
+    assert cache.directory() == tmp_path / "cache"
+    assert tfds_files.data_dirs()[0] == tmp_path / "sets"
+
+
+def test_a_name_of_any_kind_is_cached(arrays, folder):
+    build = Builder(arrays)
+    for name in ("n" * 300, "\udce9/../\x1b", "図" * 100):
+        for _ in range(2):
+            _same(cache.cached(name, {"name": name}, build), arrays)
+    assert build.calls == 3

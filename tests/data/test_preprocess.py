@@ -1,11 +1,14 @@
 import functools
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from aigc_jax import config
+from aigc_jax.data.picture import Target, resize
 from aigc_jax.data.preprocess import preprocess
 from aigc_jax.errors import UserError
 
@@ -17,40 +20,52 @@ RAW = {
 }
 
 
-def images(**changes):
-    data_config = config.images("mnist5k")
-    data_config.update(changes)
-    return data_config
+def images(steps):
+    return config.images("mnist5k", transforms=steps)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _compiled(changes, raw, key, ids, train):
-    return preprocess(images(**dict(changes)), raw, key, ids, train)
+def _compiled(steps, raw, key, ids, train):
+    return preprocess(images(steps), raw, key, ids, train)
 
 
-def run(raw=RAW, key=KEY, ids=IDS, train=True, **changes):
-    return _compiled(tuple(changes.items()), raw, key, ids, train)
+def run(steps, raw=RAW, key=KEY, ids=IDS, train=True):
+    return _compiled(steps, raw, key, ids, train)
 
 
-@pytest.mark.parametrize(("scale", "low"), [("signed", -1.0), ("unit", 0.0)])
-def test_the_scale_has_its_ends_and_its_way_back(scale, low):
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 1.0), (-0.5, 0.5), (0.0, 255.0)])
+def test_the_range_has_its_ends_and_its_way_back(low, high):
+    steps = f"range({low}, {high})"
     raw = {"image": np.array([[[[0]], [[255]]]], np.uint8)}
-    batch = run(raw, ids=IDS[:1], scale=scale)
-    np.testing.assert_array_equal(batch["image"].ravel(), [low, 1.0])
-    whole = run(scale=scale)
-    back = (whole["image"] - low) / (1.0 - low) * 255
+    batch = run(steps, raw, ids=IDS[:1])
+    np.testing.assert_array_equal(batch["image"].ravel(), [low, high])
+    whole = run(steps)
+    back = (whole["image"] - low) / (high - low) * 255
     np.testing.assert_allclose(back, RAW["image"], atol=1e-3)
     np.testing.assert_array_equal(whole["label"], RAW["label"])
     np.testing.assert_array_equal(whole["id"], IDS)
 
 
-def test_an_unknown_scale_is_refused():
-    with pytest.raises(UserError, match='"loud" is not known'):
-        preprocess(images(scale="loud"), RAW, KEY, IDS, True)
+# The CRC-32 of what the version with the keys `scale`, `binarize`, `flip` and `pad_crop` made.
+@pytest.mark.parametrize(
+    ("old", "crc"),
+    [
+        ({"scale": "signed", "binarize": False, "flip": False, "pad_crop": 0}, 1159607266),
+        ({"scale": "signed", "binarize": True, "flip": True, "pad_crop": 2}, 1048122278),
+        ({"scale": "signed", "binarize": False, "flip": True, "pad_crop": 2}, 3975563419),
+        ({"scale": "unit", "binarize": False, "flip": True, "pad_crop": 2}, 4215404296),
+        ({"scale": "unit", "binarize": True, "flip": False, "pad_crop": 0}, 1704682267),
+    ],
+)
+def test_an_old_run_goes_on_with_the_same_draws_and_values(old, crc):
+    section = ConfigDict(config.upgrade_data({"source": "mnist5k", **old}))
+    out = run(section.transforms)["image"]
+    assert out.dtype == jnp.float32
+    assert zlib.crc32(np.asarray(out).tobytes()) == crc
 
 
 def test_a_flip_mirrors_some_images_and_leaves_the_others():
-    out = np.asarray(run(flip=True, scale="unit")["image"] * 255).round()
+    out = np.asarray(run("random_flip")["image"])
     same = [np.array_equal(o, r) for o, r in zip(out, RAW["image"])]
     mirrored = [np.array_equal(o, r[:, ::-1]) for o, r in zip(out, RAW["image"])]
     assert all(s != m for s, m in zip(same, mirrored))
@@ -59,7 +74,7 @@ def test_a_flip_mirrors_some_images_and_leaves_the_others():
 
 
 def test_a_crop_is_a_window_of_the_padded_image():
-    out = np.asarray(run(pad_crop=2, scale="unit")["image"] * 255).round()
+    out = np.asarray(run("random_crop(2)")["image"])
     places = []
     for o, r in zip(out, RAW["image"]):
         padded = np.pad(r, ((2, 2), (2, 2), (0, 0)))
@@ -73,28 +88,59 @@ def test_a_crop_is_a_window_of_the_padded_image():
     assert len(set(places)) > 3
 
 
+def test_a_transform_draws_the_same_whatever_stands_around_it():
+    alone = np.asarray(run("random_flip")["image"])
+    np.testing.assert_allclose(run("random_flip | range(0, 1)")["image"] * 255, alone, rtol=1e-6)
+    both = np.asarray(run("random_crop(2) | random_flip")["image"])
+    cropped = np.asarray(run("random_crop(2)")["image"])
+    for after, before, flipped in zip(both, cropped, alone != RAW["image"]):
+        np.testing.assert_array_equal(after, before[:, ::-1] if flipped.any() else before)
+
+
+def test_an_image_and_its_mask_move_together():
+    raw = {**RAW, "mask": RAW["image"].copy()}
+    out = run("image+mask: random_crop(2) | image + mask: random_flip | range(0, 1)", raw)
+    np.testing.assert_allclose(out["mask"], out["image"] * 255, rtol=1e-6)
+    assert out["mask"].dtype == jnp.float32
+    with pytest.raises(UserError, match='no feature "mask"'):
+        preprocess(images("mask: random_flip"), RAW, KEY, IDS, True)
+
+
 def test_evaluation_is_not_augmented():
-    out = run(train=False, flip=True, pad_crop=2, scale="unit")["image"] * 255
-    np.testing.assert_allclose(out, RAW["image"], atol=1e-3)
+    out = run("random_crop(2) | random_flip", train=False)["image"]
+    np.testing.assert_array_equal(out, RAW["image"])
 
 
 def test_binarisation_draws_each_pixel_with_its_intensity_anew_each_step():
     raw = {"image": np.full((8, 40, 40, 1), 64, np.uint8)}
-    first = run(raw, binarize=True, scale="unit")["image"]
+    first = run("binarize | range(0, 1)", raw)["image"]
     assert set(np.unique(first)) == {0.0, 1.0}
     standard_error = (0.251 * 0.749 / first.size) ** 0.5
     assert abs(first.mean() - 64 / 255) < 4 * standard_error
-    second = run(raw, key=jax.random.key(1), binarize=True, scale="unit")["image"]
+    second = run("binarize | range(0, 1)", raw, key=jax.random.key(1))["image"]
     assert (first != second).mean() > 0.3
 
 
 def test_noise_belongs_to_the_example_not_to_its_place():
     order = np.random.default_rng(1).permutation(8)
     raw = {name: value[order] for name, value in RAW.items()}
-    changes = {"binarize": True, "flip": True, "pad_crop": 2}
-    moved, still = run(raw, ids=IDS[order], **changes), run(**changes)
+    steps = "random_crop(2) | random_flip | binarize | range(-1, 1)"
+    moved, still = run(steps, raw, ids=IDS[order]), run(steps)
     np.testing.assert_array_equal(moved["image"], still["image"][order])
     assert set(np.unique(still["image"])) == {-1.0, 1.0}
+
+
+def test_a_resize_within_the_step_is_that_of_the_load():
+    smooth = np.linspace(0, 255, 8 * 12 * 10 * 3).reshape(8, 12, 10, 3).astype(np.uint8)
+    for height, width in ((24, 20), (6, 5)):
+        out = run(f"random_flip | resize({height}, {width})", {"image": smooth}, train=False)
+        target = Target(height, width, 3)
+        at_load = np.stack([resize(image, target) for image in smooth])
+        np.testing.assert_allclose(out["image"], at_load, atol=1)
+    at_start = run("resize(3) | random_flip", {"image": smooth}, train=False)
+    assert at_start["image"].shape == smooth.shape  # it was done when the image was read
+    with pytest.raises(UserError, match="put it first"):
+        preprocess(images("random_flip | resize(6)"), {"image": smooth}, KEY, IDS, True)
 
 
 def test_tokens_become_int32():

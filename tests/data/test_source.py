@@ -12,8 +12,7 @@ SPLITS = ("train", "validation", "test")
 def rows(dataset):
     """Every example of a split, as bytes."""
     batch = dataset.fetch(np.arange(dataset.size))
-    key = "image" if dataset.kind == "image" else "tokens"
-    return [row.tobytes() for row in batch[key]]
+    return [row.tobytes() for row in batch["image"]]
 
 
 def text_of(dataset):
@@ -25,7 +24,7 @@ def test_the_digits_are_whole_shared_out_by_class_and_disjoint():
     assert [parts[split].size for split in SPLITS] == [4000, 500, 500]
     assert len({row for part in parts.values() for row in rows(part)}) == 5000
     for part in parts.values():
-        counts = np.bincount(part.arrays["label"], minlength=part.num_classes)
+        counts = np.bincount(part.arrays["label"], minlength=part.features["label"].num_classes)
         assert (counts == part.size // 10).all()
     tenth = source.load(config.images("mnist5k"), "train[:10%]")
     assert (np.bincount(tenth.arrays["label"]) == 40).all()
@@ -71,8 +70,8 @@ def test_the_gather_is_the_same_on_the_host_and_on_the_device(data_config):
     host = dataset.fetch(indices)
     compiled = jax.jit(source.take, static_argnums=2)
     device = compiled(dataset.arrays, indices.astype(np.int32), dataset.window)
-    assert host.keys() == device.keys() == dataset.spec.keys()
-    for name, (shape, dtype) in dataset.spec.items():
+    assert host.keys() == device.keys() == dataset.features.keys()
+    for name, (shape, dtype, _) in dataset.features.items():
         np.testing.assert_array_equal(host[name], device[name])
         assert host[name].shape == (4, *shape)
         assert host[name].dtype == device[name].dtype == dtype
@@ -119,9 +118,67 @@ def _with(data_config, **changes):
         (_with(config.images("mnist5k"), placement="tape"), "train", "memory, device or disk"),
         (_with(config.text("pydoc_text"), placement="tape"), "train", "memory, device or disk"),
         (_with(config.text("pydoc_text"), stride=0), "train", "data.stride=0"),
-        (_with(config.images("mnist5k"), image_size=32), "train", "only files are resized"),
+        (_with(config.images("mnist5k"), image_size=-1), "train", "image_size=-1: use a side"),
+        (_with(config.images("mnist5k"), channels=3), "train", "has 1, and only files"),
+        (_with(config.images("mnist5k"), fit="squash"), "train", "use crop, pad, stretch"),
+        (_with(config.images("mnist5k"), background="puce5"), "train", "is no colour"),
+        (config.images("mnist5k:9"), "train", 'leave out ":9"'),
+        (config.images("mnist5k", transforms="mask: random_flip"), "train", 'no feature "mask"'),
+        (config.images("mnist5k", transforms="label: random_flip"), "train", "is for images"),
+        (config.images("mnist5k", transforms="random_crop(29)"), "train", "exceeds the image"),
+        (config.images(""), "train", "data.source is empty"),
+        (config.images("no/where"), "train", "no file or folder no/where"),
+        (config.images("n" * 5000), "train", "unknown data set"),
+        (config.images("a\0b"), "train", r"unknown data set \"a\\x00b"),
+        (config.images("~nobody-here/x"), "train", "home is not known"),
+        (config.text("/dev/null"), "train", "is not a folder of texts or a text file"),
     ],
 )
 def test_bad_input_is_answered_with_what_to_do(data_config, split, message):
     with pytest.raises(UserError, match=message):
         source.load(data_config, split)
+
+
+@pytest.mark.parametrize("placement", ["memory", "disk"])
+@pytest.mark.parametrize("name", ["mnist5k", "synthetic_images:28x28x1:40"])
+def test_a_set_that_lies_there_decoded_is_resized_too(name, placement):
+    plain = source.load(config.images(name), "test[:5]").arrays
+    for changes in ({"transforms": "resize(64) | range(0, 1)"}, {"image_size": 64}):
+        data_config = _with(config.images(name), placement=placement, **changes)
+        large = source.load(data_config, "test[:5]")
+        assert large.features["image"].shape == (64, 64, 1)
+        fetched = large.fetch(np.arange(5))
+        np.testing.assert_array_equal(fetched["label"], plain["label"])
+        small = fetched["image"].reshape(5, 64, 64).astype(float)
+        mean = small.mean(axis=(1, 2))
+        np.testing.assert_allclose(mean, plain["image"].mean(axis=(1, 2, 3)), atol=2)
+        assert "resized to 64x64" in large.about
+    both = _with(config.images(name), transforms="resize(64) | resize(32, 30)", fit="stretch")
+    assert source.load(both, "test[:5]").features["image"].shape == (32, 30, 1)
+
+
+def test_a_source_of_other_features_needs_nothing_more(monkeypatch):
+    """Pairs, labels and sound are further names: memory, disk and resizing know no kinds."""
+    from aigc_jax.data.examples import in_memory
+
+    arrays = {
+        "image": np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1),
+        "target": np.arange(4 * 6 * 6 * 3, dtype=np.uint8).reshape(4, 6, 6, 3),
+        "sound": np.linspace(-1, 1, 4 * 10, dtype=np.float32).reshape(4, 10),
+        "speaker": np.array([0, 1, 2, 1], np.int32),
+    }
+    made = in_memory({"train": arrays}, {"speaker": 3}, {}, "pairs")
+    monkeypatch.setitem(source.BUILT_IN, "pairs", lambda parameters, tokenizer: made)
+    steps = "image+target: resize(3) | target: random_flip"
+    for placement in ("memory", "disk"):
+        data_config = _with(config.images("pairs", transforms=steps), placement=placement)
+        dataset = source.load(data_config, "train[1:]")
+        assert {name: f.shape for name, f in dataset.features.items()} == {
+            "image": (3, 3, 1),
+            "target": (3, 3, 3),
+            "sound": (10,),
+            "speaker": (),
+        }
+        batch = dataset.fetch(np.array([2, 0]))
+        np.testing.assert_array_equal(batch["sound"], arrays["sound"][[3, 1]])
+        assert batch["target"].shape == (2, 3, 3, 3)

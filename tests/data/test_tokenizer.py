@@ -1,5 +1,10 @@
+import os
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from refusal import refusal
 
 from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, from_json
 from aigc_jax.errors import UserError
@@ -42,3 +47,43 @@ def test_ids_are_written_as_numbers():
     assert tokenizer.decode(np.array([3, 1, 63])) == "3 1 63"
     with pytest.raises(UserError, match="0 to 63"):
         tokenizer.encode("3 64")
+
+
+@given(st.text(), st.text())
+def test_any_text_comes_back(text, other):
+    for tokenizer in (CharTokenizer.of(text, other), ByteTokenizer()):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        np.testing.assert_array_equal(
+            np.concatenate([ids, tokenizer.encode(other)]), tokenizer.encode(text + other)
+        )
+        for place in range(len(ids) + 1):
+            start = tokenizer.boundary(ids, place)
+            assert 0 <= place - start < 4
+            assert tokenizer.decode(ids[:start]) + tokenizer.decode(ids[start:]) == text
+
+
+@given(st.text(st.characters(exclude_categories=[]), max_size=30))
+def test_any_prompt_is_encoded_or_refused_in_one_line(prompt):
+    """Halves of surrogate pairs included: a terminal's bytes that are not UTF-8 become such."""
+    for tokenizer in (CharTokenizer("abc"), ByteTokenizer(), IdTokenizer(9)):
+        message = refusal(tokenizer.encode, prompt)
+        assert message.isprintable()
+        assert len(message) < 400
+
+
+def test_bytes_that_were_typed_are_the_bytes_that_are_encoded():
+    assert bytes(ByteTokenizer().encode(os.fsdecode(b"caf\xe9")).astype(np.uint8)) == b"caf\xe9"
+
+
+def test_a_large_vocabulary_is_listed_shortly():
+    tokenizer = CharTokenizer.of("".join(map(chr, range(0x4E00, 0x5E00))))
+    with pytest.raises(UserError, match=r'2 characters outside .*: "xy"; .* 4096: .* 4076 more'):
+        tokenizer.encode("一xyxy")
+
+
+def test_ids_of_any_length_are_read_or_refused():
+    assert IdTokenizer(64).encode("0007 " + "0" * 5000).tolist() == [7, 0]
+    for word in ("9" * 5000, "-1", "1.5", "\u0663"):
+        with pytest.raises(UserError, match="no token id from 0 to 63"):
+            IdTokenizer(64).encode(word)

@@ -57,8 +57,8 @@ def poison(monkeypatch):
     """The source has float32 images, and a NaN in one for training."""
     load = source.load
 
-    def loaded(data_config, split):
-        data = load(data_config, split)
+    def loaded(data_config, split, **options):
+        data = load(data_config, split, **options)
         if split != data_config.split:
             return data
         victim = order.train_indices(data.size, data_config.batch_size, 0, 2)[0]
@@ -68,7 +68,10 @@ def poison(monkeypatch):
         arrays = {**data.arrays, name: array}
         return dataclasses.replace(
             data,
-            spec={**data.spec, name: (data.spec[name][0], array.dtype)},
+            features={
+                **data.features,
+                name: data.features[name]._replace(dtype=str(array.dtype)),
+            },
             arrays=arrays,
             fetch=lambda indices: source.take(arrays, indices, data.window),
         )
@@ -80,7 +83,7 @@ CASES = {
     "jit": ("dcgan", {"train__ema_decay": 0.9}),
     "pmap": ("dense_gan", {"parallel__mode": "pmap"}),
     "scan": ("dense_gan", {"train__steps_per_call": STEPS}),
-    "accumulate": ("vae", {"data__binarize": False, "train__accumulate": 2}),
+    "accumulate": ("vae", {"data__transforms": "range(0, 1)", "train__accumulate": 2}),
     "fsdp": ("dense_gan", {"parallel__data": 2, "parallel__fsdp": 4}),
 }
 
