@@ -18,15 +18,17 @@ from aigc_jax import optim, rng, tasks
 from aigc_jax.config import Config
 from aigc_jax.data import preprocess, source, transforms
 from aigc_jax.data.examples import Feature
+from aigc_jax.data.identity import changes
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import batch_sharding, replicated, state_shardings
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.observe import echo
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
@@ -351,7 +353,7 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
         step = checkpoints.best_step() if metric else None
         if step is None:
             raise UserError("--best: no checkpoint has the metric of config.train.best")
-    check_same_data(experiment, checkpoints.meta(step))
+    check_same_data(experiment, checkpoints.meta(step), force=True)
     state = restore_newest(experiment, checkpoints, step)
     assert state is not None  # there are steps
     return state
@@ -364,11 +366,25 @@ def restore_newest(
     return checkpoints.restore(experiment.abstract_state, step, set_aside=not checkpoints.read_only)
 
 
-def check_same_data(experiment: Experiment, meta: dict[str, Any] | None) -> None:
-    """A checkpoint's tokens mean what the data's tokens mean, or a `UserError`."""
-    stored, tokenizer = (meta or {"data": {}})["data"].get("tokenizer"), experiment.data.tokenizer
-    if stored and tokenizer is not None and stored != tokenizer.to_json():
+def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:
+    """The data are those of a checkpoint, or a `UserError` says what changed; with `force` a
+    warning does. Another vocabulary is an error all the same: tokens would mean something else."""
+    stored = (meta or {}).get("data", {})
+    data = experiment.data
+    if data.tokenizer is not None and stored.get("tokenizer", "") not in (
+        "",
+        data.tokenizer.to_json(),
+    ):
         raise UserError(
-            f"the text {experiment.data.name} has changed since the checkpoint was written: its "
+            f"the text {printable(data.name)} has changed since the checkpoint was written: its "
             "vocabulary is another; bring back the old text, or train in another --workdir"
+        )
+    before = stored.get("identity")
+    changed = changes(before, data.identity) if before and data.identity else ""
+    if changed and force:
+        echo(f"warning: {printable(data.name)} has changed since the checkpoint: {changed}")
+    elif changed:
+        raise UserError(
+            f"{printable(data.name)} has changed since the checkpoint was written: {changed}; "
+            "bring back what it was, train in another --workdir, or go on with --resume=force"
         )

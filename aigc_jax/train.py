@@ -76,7 +76,7 @@ def train(
             lock = held.enter_context(Lock(workdir))
             held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
             profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(experiment, workdir, clock, lock, profile, executable)
+        return _train(experiment, workdir, clock, lock, profile, executable, force)
 
 
 def _train(
@@ -86,6 +86,7 @@ def _train(
     lock: Lock,
     profile: Profile,
     executable: Path | None,
+    force: bool,
 ) -> dict[str, Any]:
     config = experiment.config
     with clock("start"):
@@ -98,7 +99,7 @@ def _train(
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, best)
         state = None
         if checkpoints.steps():
-            check_same_data(experiment, checkpoints.meta())
+            check_same_data(experiment, checkpoints.meta(), force)
             state = restore_newest(experiment, checkpoints)
         resumed = state is not None
         state = experiment.init() if state is None else state
@@ -114,6 +115,8 @@ def _train(
         sample = make_sampler(experiment, workdir, writer)
         if is_lead() and step < experiment.num_steps:
             clock.keep(workdir, step)
+        if experiment.data.about:
+            echo(f"data: {experiment.data.about}")
         echo(observe.parameter_table(state))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:

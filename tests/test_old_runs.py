@@ -1,7 +1,7 @@
 """A run that an older version made is evaluated, generated from and gone on with.
 
-`golden/old_runs.tar.gz` holds a GAN, a VAE and a GPT as commit 7dee1c4 left them at step 4 of 8, and
-what it logged until step 8 (`expected.jsonl`): smoke configs with networks a few units wide.
+`golden/old_runs.tar.gz` holds a GAN, a VAE and a GPT as commit 7dee1c4 left them at step 4 of 8,
+and what it logged until step 8 (`expected.jsonl`): smoke configs with networks a few units wide.
 """
 
 import json
