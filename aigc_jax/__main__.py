@@ -1,21 +1,24 @@
 """`aigc VERB --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]`: verbs and flags, no more.
 
 Exit codes: 0 done; 2 bad input, said in one line; 75 another process of the run died or did not
-come, and the same command goes on; 130 and 143 stopped by SIGINT or SIGTERM after a checkpoint. The
-last line on stdout is one JSON object; everything for people goes to stderr.
+come, and the same command goes on; 129, 130 and 143 stopped by SIGHUP, SIGINT or SIGTERM, in
+training after a checkpoint. The last line on stdout is one JSON object; everything for people goes
+to stderr.
 """
 
+import aigc_jax.run.early  # noqa: F401, I001  (before the rest)
 import contextlib
-import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax import command_line
 from aigc_jax.command_line import Flag
-from aigc_jax.errors import UserError, nearest
+from aigc_jax.errors import UserError, first_line, nearest
+from aigc_jax.run import console, signals
+from aigc_jax.run.files import MENDABLE, expand, to_json
 
 CONFIG = Flag("config", str, "", "FILE[:ARG], e.g. configs/gan/dcgan.py:smoke")
 WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
@@ -43,11 +46,11 @@ def train(flags, config, _) -> dict[str, Any]:
         raise UserError("--config=FILE is missing; there are some under configs/")
     if flags.resume not in ("auto", "force"):
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
-    workdir = Path(flags.workdir or command_line.default_workdir(flags.config_path))
+    workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
+    executable = expand("executable", flags.executable) if flags.executable else None
     with _joined(flags, config):
         from aigc_jax.train import train
 
-        executable = Path(flags.executable) if flags.executable else None
         return train(config, workdir, force=flags.resume == "force", executable=executable)
 
 
@@ -74,7 +77,7 @@ def generate(flags, config, _) -> dict[str, Any]:
     for name, values in allowed.items():
         ranges.check(flags[name], values, f"--{name}")
     paths = {
-        name: Path(flags[name]).expanduser() if flags[name] else None
+        name: expand(name, flags[name]) if flags[name] else None
         for name in ("out", "images", "npz")
     }
     with _joined(flags, config):
@@ -228,29 +231,34 @@ VERBS = {
 def main(argv: list[str] | None = None) -> None:
     """Runs one verb and exits."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        sys.exit(_main(argv))
-    except (UserError, KeyboardInterrupt) as error:
-        sys.exit(_report(error))
+    with signals.AtOnce():
+        console.outlast()
+        try:
+            code = _main(argv)
+        except (UserError, OSError, KeyboardInterrupt) as error:
+            code = _report(error)
+        sys.exit(code)
 
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(command_line.overview(VERBS))
+        console.result(command_line.overview(VERBS))
         return 0
     name, *rest = argv
     if name not in VERBS:
         raise UserError(f'unknown verb "{name}"{nearest(name, VERBS)}')
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
-        print(command_line.verb_help(name, verb, rest))
+        console.result(command_line.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
     if words and name != "data":
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
-    print(json.dumps(result, default=str), flush=True)
-    return {None: 0, "SIGTERM": 143, "SIGINT": 130}[result.get("stopped")]
+    if problem := console.result(to_json(result)):
+        raise UserError(problem)
+    stopped = result.get("stopped")
+    return 128 + signal.Signals[stopped] if stopped else 0
 
 
 def _report(error: BaseException) -> int:
@@ -261,6 +269,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
+    if isinstance(error, OSError) and error.errno in MENDABLE and error.filename:
+        print(f"error: {first_line(error).partition('] ')[2]}", file=sys.stderr)
+        return 2
     traceback.print_exception(error)
     return 1
 
@@ -272,6 +283,10 @@ def _joined(flags, config):
     Where this process fails it ends here, and the others are told.
     """
     _quiet()
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:  # a variable of the environment that it does not understand
+        raise UserError(f"JAX does not start: {first_line(error)}; mend or unset it") from error
     from aigc_jax.parallel import processes
 
     processes.cpu_devices(config)
@@ -281,8 +296,12 @@ def _joined(flags, config):
         None if flags.process_id < 0 else flags.process_id,
         flags.join_timeout,
     )
-    processes.keep_host_memory()
+    at_once = signals.holder()
+    if peers and at_once:
+        at_once.tell = peers.tell
     try:
+        processes.check_devices()
+        processes.keep_host_memory()
         yield
     except BaseException as error:
         if peers:

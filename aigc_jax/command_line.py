@@ -6,7 +6,6 @@ Help answers at once: even absl and ml_collections are imported only to parse.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aigc_jax.errors import UserError, nearest
+from aigc_jax.run.files import expand, read_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -133,7 +133,7 @@ def run_config(config: ConfigDict | None, workdir: str) -> tuple[ConfigDict, Pat
         raise UserError("--workdir=DIR is missing: the directory of a run that `aigc train` made")
     if config is None:
         raise UserError(f"{workdir} holds no run (no config.json); run `aigc train` first")
-    return config, Path(workdir)
+    return config, expand("workdir", workdir)
 
 
 def default_workdir(config_path: str) -> str:
@@ -215,13 +215,10 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
         match = re.fullmatch(r"--?workdir(?:=(.*))?", arg, re.DOTALL)
         if match:
             workdir = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
-            path = Path(workdir, "config.json")
+            path = expand("workdir", workdir) / "config.json"
             if not path.is_file():
                 return None
-            try:
-                return from_json(json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise UserError(f"{path} is not JSON: {error}") from None
+            return from_json(read_config(path))
     return None
 
 

@@ -45,6 +45,7 @@ def base() -> ConfigDict:
             "eval_every": "1 epoch",  # "never" to switch off, as for the next two
             "sample_every": "1 epoch",
             "checkpoint_every": "1 epoch",
+            "checkpoint_minutes": 0.0,  # also when so many have passed since the last; 0: never
             "keep": 2,  # latest checkpoints kept
             "best": "",  # "lowest eval/loss": the checkpoint where it was so is kept too
             "nonfinite": "stop",  # at a NaN or infinity; or skip: leave the step's update out

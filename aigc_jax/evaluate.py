@@ -1,6 +1,5 @@
 """Evaluations: what a config's `evals` measure, each value with its protocol."""
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,8 +14,7 @@ from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment, restore
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.run import goodput
-from aigc_jax.run.files import write_json
+from aigc_jax.run.report import write_report
 from aigc_jax.tasks.task import TrainState, inference_state
 
 Values = dict[str, float]
@@ -188,19 +186,6 @@ def make_report(step: int, values: Values, evaluations: dict[str, Evaluation]) -
         "metrics": {name.removeprefix("eval/"): value for name, value in values.items()},
         "protocol": {name: evaluation.card for name, evaluation in evaluations.items()},
     }
-
-
-def write_report(workdir: Path, parts: dict[str, Any]) -> None:
-    """Renews these parts of `report.json`, and its `goodput` from the marks of the run.
-
-    The rest stays: training reports on its time, an evaluation on the model. Process 0 alone.
-    """
-    path = workdir / "report.json"
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    write_json(path, {**before, **parts, "goodput": goodput.report(workdir)})
 
 
 def card(experiment: Experiment, name: str) -> dict[str, Any]:

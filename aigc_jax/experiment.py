@@ -1,7 +1,7 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -344,8 +344,10 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
         UserError: there is no checkpoint.
     """
     metric = experiment.config.train.best
-    name = config_lib.best_metric(metric)[0] if metric else ""
-    checkpoints = Checkpoints(workdir / "checkpoints", best=name, read_only=True)
+    name, higher = config_lib.best_metric(metric) if metric else ("", False)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", best=name, higher_is_better=higher, read_only=True
+    )
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     step = None
@@ -362,8 +364,22 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
 def restore_newest(
     experiment: Experiment, checkpoints: Checkpoints, step: int | None = None
 ) -> TrainState | None:
-    """The newest state that can be read, or that of `step`; None without a checkpoint."""
-    return checkpoints.restore(experiment.abstract_state, step, set_aside=not checkpoints.read_only)
+    """The newest state that can be read, or that of `step`; None without a checkpoint.
+
+    Older code kept the seed in the config alone, and no averages of statistics: those begin with
+    the statistics as they are.
+    """
+
+    def missing(path: str, shape: jax.ShapeDtypeStruct, found: Mapping[str, Array]):
+        if path == "seed":
+            value = np.uint32(experiment.config.seed)
+            return jax.make_array_from_callback((), shape.sharding, lambda _: value)
+        statistics = found.get(path.replace("/ema_stats/", "/stats/"))
+        return None if "/ema_stats/" not in path or statistics is None else statistics.copy()
+
+    return checkpoints.restore(
+        experiment.abstract_state, step, set_aside=not checkpoints.read_only, missing=missing
+    )
 
 
 def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:

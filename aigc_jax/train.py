@@ -12,15 +12,17 @@ from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, write_report
+from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
 from aigc_jax.experiment import Experiment, check_same_data, describe_data, restore_newest
-from aigc_jax.parallel.processes import StopSignal, is_lead
+from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run import goodput, observe
 from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.files import read_json, write_json
+from aigc_jax.run.files import check_layout, read_config, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.lock import Lock
-from aigc_jax.run.observe import describe, echo
+from aigc_jax.run.observe import check_evaluation, describe, echo
+from aigc_jax.run.report import write_report
+from aigc_jax.run.requests import Requests
 from aigc_jax.run.watch import Profile, Watch
 from aigc_jax.sample import make_sampler
 
@@ -34,6 +36,7 @@ FREE_KEYS = (
     "data.eval_batch_size",
     "data.eval_split",
     "train.best",
+    "train.checkpoint_minutes",
     "train.keep",
     "train.nonfinite",
     "train.profile",
@@ -95,13 +98,19 @@ def _train(
         intervals |= {f"evals.{name}": found.every for name, found in evaluations.items()}
         intervals = {name: round_up(every, config) for name, every in intervals.items()}
         check_best(config, evaluations)
-        best = config_lib.best_metric(config.train.best)[0] if config.train.best else ""
-        checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep, best)
-        state = None
+        best, higher = (
+            config_lib.best_metric(config.train.best) if config.train.best else ("", False)
+        )
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", config.train.keep, best, higher_is_better=higher
+        )
+        state, begun = None, None
         if checkpoints.steps():
             check_same_data(experiment, checkpoints.meta(), force)
             state = restore_newest(experiment, checkpoints)
         resumed = state is not None
+        if resumed:
+            begun = (checkpoints.meta(int(state.step)) or {}).get("interval")
         state = experiment.init() if state is None else state
         step = int(state.step)
         feed, run = experiment.feed, experiment.compile_train()
@@ -126,7 +135,7 @@ def _train(
     total = experiment.num_steps
     unit, per_example = experiment.unit
     per_step = per_example * experiment.batch_size
-    log = observe.Log(writer, clock, step, total, unit, per_step)
+    log = observe.Log(writer, clock, step, total, unit, per_step, begun)
     meta = {
         "config": as_json(config),
         "data": describe_data(experiment.data),
@@ -140,16 +149,18 @@ def _train(
     def save() -> None:
         nonlocal saved
         with clock("checkpoint"):
-            checkpoints.save(step, state, meta, results if results_step == step else None)
+            found = results if results_step == step else None
+            checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
         clock.mark(step)
+        asked.saved()
         saved = step
 
     first = step
     feeds = feed.steps(step, total, config.seed)
-    with StopSignal() as stop:
+    with Requests(config.train.checkpoint_minutes) as asked:
         try:
-            while step < total and not stop(step):
+            while step < total and not asked.stop():
                 lock.check()
                 checkpoints.check()
                 count = next_event(step, total, intervals.values(), config) - step
@@ -161,6 +172,7 @@ def _train(
                     if step == first:
                         jax.block_until_ready(metrics)
                 if step == first:
+                    asked.listen()
                     if is_lead():
                         write_json(workdir / "config.json", as_json(config))
                         write_json(workdir / "environment.json", observe.environment(config.seed))
@@ -170,17 +182,19 @@ def _train(
                 if due("log"):
                     log.interval(step)
                 wanted = [name for name in evaluations if due(f"evals.{name}")]
-                if wanted or due("sample") or due("checkpoint"):
+                keep = due("checkpoint") or asked.save
+                if wanted or due("sample") or keep:
                     log.settle()
                 if wanted:
                     with clock("evaluation"):
                         results, results_step = evaluate(state, wanted), step
-                    writer.scalars(step, results)
+                    writer.scalars(step, results, "eval")
                     echo(f"step {step}: evaluation {describe(results)}")
+                    check_evaluation(step, results, config.train.nonfinite)
                 if due("sample"):
                     with clock("sample"):
                         sample(state)
-                if due("checkpoint"):
+                if keep:
                     save()
             log.settle()
             if saved != step:
@@ -199,7 +213,7 @@ def _train(
     return {
         "workdir": str(workdir),
         "step": step,
-        "stopped": stop.name,
+        "stopped": asked.signal,
         "metrics": {**log.latest, **results},
         "goodput": goodput.report(workdir),
     }
@@ -211,6 +225,7 @@ def check_writable_directory(workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: mount the bucket and give its directory")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        check_layout(workdir)
         probe = workdir / f".writable-{jax.process_index()}"
         probe.touch()
         probe.unlink()
@@ -224,7 +239,7 @@ def check_same_run(workdir: Path, config: Config, force: bool) -> None:
     path = workdir / "config.json"
     if force or not path.exists():
         return
-    before = flatten(as_json(tasks.complete(config_lib.from_json(read_json(path)))))
+    before = flatten(as_json(tasks.complete(config_lib.from_json(read_config(path)))))
     after = flatten(as_json(config))
     differing = [
         f"{key} ({before.get(key)} there, {after.get(key)} now)"

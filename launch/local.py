@@ -5,7 +5,8 @@
 
 Each process finds the others through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID;
 --devices makes so many CPU devices in each. Their lines come out with [0], [1] ... in front. When
-one fails, the others are ended and its exit code is this one's; SIGINT and SIGTERM go to all.
+one fails, the others are ended and its exit code is this one's; SIGINT, SIGTERM and SIGHUP go to
+all.
 """
 
 from __future__ import annotations
@@ -100,15 +101,16 @@ def _wait(children: list[subprocess.Popen], asked: list[int]) -> int:
 
 
 def _forward_signals(children: list[subprocess.Popen]) -> list[int]:
-    """Passes SIGINT and SIGTERM on; returns the list that receives them."""
+    """Passes SIGINT, SIGTERM and SIGHUP on; returns the list that receives them."""
     asked: list[int] = []
 
     def forward(number, _frame):
         asked.append(number)
         _signal(children, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, forward)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as of `nohup`
+            signal.signal(number, forward)
     return asked
 
 

@@ -30,10 +30,10 @@ def main(path: Path) -> None:
 
         def fetch(indices):
             rows.append(indices.tolist())
-            if split == config.data.split and len(rows) >= plan["sigterm_after"]:
-                if me == 2 and len(rows) == plan["sigterm_after"]:
-                    signal.raise_signal(signal.SIGTERM)
-                time.sleep(0.5)  # so that the notice arrives before the run is over
+            if split == config.data.split:
+                if me == plan["to"] and len(rows) == plan["sigterm_after"]:
+                    signal.raise_signal(getattr(signal, plan["signal"]))
+                time.sleep(plan["sleep"])  # so that the run is not over before they agree
             return data.fetch(indices)
 
         return dataclasses.replace(data, fetch=fetch)
@@ -53,7 +53,7 @@ def main(path: Path) -> None:
             seen["report"] = evaluate(config, workdir)
             generate(config, workdir, Request(num=16))
     path.with_name(f"{path.name}.{me}").write_text(json.dumps(seen))
-    sys.exit(143 if result["stopped"] else 0)
+    sys.exit(128 + signal.Signals[result["stopped"]] if result["stopped"] else 0)
 
 
 if __name__ == "__main__":

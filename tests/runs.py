@@ -72,7 +72,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-TIMES = ("_per_second", "ms_per_step", "time/", "host/")
+TIMES = ("_per_second", "ms_per_step", "time/", "host/", "wall_time", "phase")
 
 
 def final_state(config, workdir):
@@ -89,13 +89,13 @@ def metrics_by_step(workdir: Path) -> dict[int, dict]:
     return merged
 
 
-def stop_at(monkeypatch, step: int) -> None:
-    """SIGTERM arrives while the batch of `step` is being made."""
+def stop_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """A signal arrives while the batch of `step` is being made."""
     feed = TrainFeed.at
 
     def interrupted(self, at, seed):
         if at == step:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         return feed(self, at, seed)
 
     monkeypatch.setattr(TrainFeed, "at", interrupted)

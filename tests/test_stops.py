@@ -21,8 +21,8 @@ from runs import (
 )
 
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
-from aigc_jax.parallel.processes import StopSignal
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.requests import Requests
 from aigc_jax.train import train
 
 
@@ -121,13 +121,13 @@ def sigterm_during(monkeypatch, moment: str) -> None:
             return feed(self, number)
 
         # The first use is a trace, when nobody listens for signals yet.
-        listening = StopSignal.__enter__
+        listening = Requests.listen
 
         def listen(self):
             monkeypatch.setattr(EvalFeed, "at", interrupted)
-            return listening(self)
+            listening(self)
 
-        monkeypatch.setattr(StopSignal, "__enter__", listen)
+        monkeypatch.setattr(Requests, "listen", listen)
         return
     save = Checkpoints.save
 

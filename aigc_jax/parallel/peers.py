@@ -12,6 +12,7 @@ the input, a person has to mend.
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import re
 import selectors
@@ -45,8 +46,10 @@ class Peers:
         """
         self.num_processes, self.process_id = num_processes, process_id
         host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(f'--coordinator="{coordinator}" is not HOST:PORT')
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+            raise UserError(
+                f'--coordinator="{coordinator}" is not HOST:PORT, with a port from 1 to 65535'
+            )
         if not 0 <= process_id < num_processes:
             raise UserError(f"--process_id={process_id} is not one of 0 to {num_processes - 1}")
         self._lines: dict[int, socket.socket] = {}  # by process
@@ -64,8 +67,9 @@ class Peers:
 
     def watch(self) -> None:
         """From now on, ends this process when another one dies."""
-        self._on_abort = _handle_abort(self._aborted)
+        self._abort = _notice_abort()
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        threading.Thread(target=self._await_abort, name="abort", daemon=True).start()
 
     def leave(self, code: int) -> None:
         """Tells the others that this process ends: with 0, that all is well.
@@ -88,6 +92,11 @@ class Peers:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+    def tell(self, code: int) -> None:
+        """Tells the others that this process ends now, with this exit code."""
+        self._leaving = True
+        self._broadcast(f"lost {self.process_id} {code}\n")
 
     # --- coming ---
 
@@ -148,11 +157,14 @@ class Peers:
     def _greet(self, line: socket.socket) -> str:
         """Takes a line in; what is wrong with it, if anything. Strangers are hung up on."""
         line.settimeout(5)
-        hello = re.fullmatch(r"aigc (\d+) (\d+)\n", _read(line))
+        hello = re.fullmatch(r"aigc ([0-9]{1,9}) ([0-9]{1,9})\n", _read(line))
         if not hello:
             line.close()
             return ""
         i, num = int(hello[1]), int(hello[2])
+        if not 0 < i < max(num, self.num_processes):  # our own do not call so
+            line.close()
+            return ""
         if num != self.num_processes:
             return (
                 f"process {i} was told of {num} processes, process 0 of {self.num_processes}; "
@@ -196,11 +208,16 @@ class Peers:
         if not self._leaving:
             self._exit_for_peer()
 
-    def _aborted(self) -> None:
-        """JAX aborts this process: says why, if it is that another one has died or is frozen."""
+    def _await_abort(self) -> None:
+        """JAX aborts this process: says why, if it is that another one has died or is frozen.
+
+        There is little time, see `_notice_abort`.
+        """
+        if not os.read(self._abort, 1):
+            return
         self._broadcast("answer\n")
         # Process 0 decides who is silent; the others, but for its own silence, wait to hear of it.
-        deadline = time.monotonic() + (GRACE if self.process_id else GRACE / 2)
+        deadline = time.monotonic() + GRACE * (0.8 if self.process_id else 0.4)
         while self._lost is None and time.monotonic() < deadline:
             time.sleep(0.01)
         if silent := sorted(set(self._lines) - self._heard):
@@ -227,7 +244,8 @@ class Peers:
 
     def _end(self, message: str, code: int = PEER_DIED) -> None:
         # One write, and no lock or buffer of Python's: the main thread may hold them for good.
-        os.write(2, f"\nerror: {message} (exit code {code})\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"\nerror: {message} (exit code {code})\n".encode())
         os._exit(code)
 
 
@@ -262,15 +280,20 @@ def _notice_silence(line: socket.socket) -> None:
             line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-def _handle_abort(handler):
-    """Calls `handler` when C++ code aborts this process; if it returns, the process aborts.
+def _notice_abort() -> int:
+    """A file descriptor from which something can be read once C++ code aborts this process.
 
-    When process 0 dies, JAX's client aborts the others at once. Python's own signal handlers run
-    between bytecodes, too late for that. Returns what must stay alive.
+    When process 0 dies, JAX's client aborts the others at once. What happens then must not need
+    Python, whose global lock another thread may hold for good: faulthandler's handler, in C, writes
+    the stack into a pipe; and the handler that it then calls is the C library's `sleep`, which the
+    signal's number tells to wait for six seconds. As long is the time to say why; then the process
+    aborts, whoever holds what.
     """
-    function = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: handler())
     libc = ctypes.CDLL(None)
-    libc.signal.argtypes = [ctypes.c_int, ctypes.CFUNCTYPE(None, ctypes.c_int)]
-    libc.signal.restype = ctypes.c_void_p
-    libc.signal(signal.SIGABRT, function)
-    return function
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+    assert signal.SIGABRT == 6
+    heard, told = os.pipe()
+    os.set_blocking(told, False)  # a stack that is longer than a pipe holds stops nobody
+    faulthandler.enable(told, all_threads=False)
+    return heard

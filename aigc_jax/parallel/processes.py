@@ -6,13 +6,15 @@ import glob
 import importlib.util
 import os
 import re
-import signal
 import sys
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 
 from aigc_jax.config import Config
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, first_line
 from aigc_jax.parallel.peers import Peers
 
 _LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # the number of processes, by launcher
@@ -49,8 +51,11 @@ def initialize(
         num_processes = _integer("JAX_NUM_PROCESSES")
     if process_id is None and "JAX_PROCESS_ID" in env:
         process_id = _integer("JAX_PROCESS_ID")
+    # JAX's own service takes SIGTERM, and that alone, and compares steps for equality: it misses a
+    # run that asks at multiples only. `run/requests.py` takes every signal.
+    jax.config.update("jax_enable_preemption_service", False)
     connect = functools.partial(
-        jax.distributed.initialize,
+        _connect,
         initialization_timeout=timeout,
         # a process that is there but frozen: JAX aborts the others within this
         heartbeat_timeout_seconds=50,
@@ -58,9 +63,14 @@ def initialize(
         shutdown_timeout_seconds=300,
     )
     if coordinator is None and num_processes in (None, 1):
-        launched = any(int(env.get(name) or 1) > 1 for name in _LAUNCHERS)
-        if launched or _on_tpu():
-            connect()
+        launcher = next((name for name in _LAUNCHERS if env.get(name) and _integer(name) > 1), "")
+        if launcher or _on_tpu():
+            connect(
+                f"{launcher}={env[launcher]} is set: start the processes with that launcher (srun, "
+                "mpirun), or unset it"
+                if launcher
+                else "this is a TPU VM; on one of a pod, start the command on all"
+            )
         return None
     missing = [
         flag
@@ -81,9 +91,31 @@ def initialize(
     assert num_processes is not None
     assert process_id is not None
     peers = Peers(coordinator, num_processes, process_id, timeout)
-    connect(coordinator, num_processes, process_id)
+    connect("", coordinator, num_processes, process_id)
     peers.watch()
     return peers
+
+
+def _connect(hint: str, *args, **kwargs) -> None:
+    try:
+        jax.distributed.initialize(*args, **kwargs)
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        why = first_line(error) or repr(error)
+        raise UserError(f"JAX cannot join the processes ({why}); {hint}".rstrip("; ")) from error
+
+
+def check_devices() -> None:
+    """Makes JAX look for its devices, or says in a line why there are none."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = jax.config.jax_platforms
+        given = f" for JAX_PLATFORMS={asked}" if asked else ""
+        why = f": {first_line(error)}" if str(error) else ""
+        raise UserError(
+            f"JAX finds no devices{given}{why}; use JAX_PLATFORMS=cpu, or install the JAX of that "
+            "platform (pip install 'jax[cuda]', 'jax[tpu]')"
+        ) from error
 
 
 def _on_tpu() -> bool:
@@ -105,7 +137,9 @@ def cpu_devices(config: Config) -> None:
     """
     forced = re.search(r"host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     if forced or "JAX_NUM_CPU_DEVICES" in os.environ:
-        count = int(forced[1] if forced else os.environ["JAX_NUM_CPU_DEVICES"])
+        count = int(forced[1]) if forced else _integer("JAX_NUM_CPU_DEVICES")
+        if count < 1:
+            raise UserError(f"{count} CPU devices are none; JAX_NUM_CPU_DEVICES counts from 1")
     else:
         count = config.parallel.cpu_devices or _cores_that_divide(config)
         jax.config.update("jax_num_cpu_devices", count)
@@ -141,37 +175,22 @@ def _cores_that_divide(config: Config) -> int:
     return count
 
 
-class StopSignal:
-    """Turns SIGTERM and SIGINT into a wish to stop after the step at hand."""
+class Exchange:
+    """`exchange(mine)`: the vectors that all processes gave, `[processes, n]`, on all of them.
+
+    Every process calls it at the same place of its program. It is one small program behind those
+    that run already, and nothing waits: the array may still be in the making.
+    """
 
     def __init__(self):
-        self.name: str | None = None
-        self._handlers = {}
+        first = {device.process_index: device for device in reversed(jax.devices())}
+        mesh = Mesh(np.array([first[i] for i in sorted(first)]), "process")
+        self._apart = NamedSharding(mesh, PartitionSpec("process"))
+        self._gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
-    def __enter__(self):
-        # With several processes JAX's preemption service takes SIGTERM, so that all agree on the
-        # step after which they stop.
-        signals = [signal.SIGINT] if jax.process_count() > 1 else [signal.SIGINT, signal.SIGTERM]
-        for number in signals:
-            self._handlers[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def __call__(self, step: int) -> bool:
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            if multihost_utils.reached_preemption_sync_point(step):
-                self.name = "SIGTERM"
-        return self.name is not None
-
-    def _note(self, number, _frame):
-        signal.signal(number, self._handlers[number])  # a second one is obeyed at once
-        self.name = signal.Signals(number).name
-        print(f"{self.name}: stopping after this step, a checkpoint follows", file=sys.stderr)
+    def __call__(self, mine: Float[np.ndarray, "n"]) -> Float[jax.Array, "processes n"]:
+        shape = (jax.process_count(), len(mine))
+        return self._gather(jax.make_array_from_process_local_data(self._apart, mine[None], shape))
 
 
 def _integer(name: str) -> int:

@@ -5,8 +5,7 @@ checkpoint also holds checksums of our own, and one that does not match them cou
 """
 
 import contextlib
-import hashlib
-import json
+import math
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,9 +16,23 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from aigc_jax.errors import UserError
-from aigc_jax.ops.fingerprint import fingerprint
-from aigc_jax.parallel.sharding import path_name
+from aigc_jax.errors import UserError, first_line
+from aigc_jax.run.files import finite
+from aigc_jax.run.stored import (
+    Missing,
+    checksum,
+    damage,
+    held,
+    inspect,
+    is_held,
+    is_step,
+    read_meta,
+    read_parameters,
+    read_state,
+    without_tracebacks,
+)
+
+MAX_LOOKS = 100
 
 
 class Checkpoints:
@@ -33,16 +46,29 @@ class Checkpoints:
     checkpoint that one process cannot read is unreadable.
     """
 
-    def __init__(self, directory: Path, keep: int = 1, best: str = "", *, read_only: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        keep: int = 1,
+        best: str = "",
+        *,
+        higher_is_better: bool = False,
+        read_only: bool = False,
+    ):
         """
         Args:
             directory: of the checkpoints; need not exist.
             keep: how many of the latest are kept.
-            best: an evaluation metric; the checkpoint where it was lowest is kept too.
+            best: an evaluation metric; the checkpoint where it was lowest is kept too. One that is
+                not finite is never the best.
+            higher_is_better: the one where it was highest instead.
             read_only: touch nothing: a run may be writing here.
         """
+        if keep < 1:
+            raise UserError(f"config.train.keep={keep} would keep no checkpoint; keep 1 or more")
         self.directory = directory.absolute()
         self.keep, self.best, self.read_only = keep, best, read_only
+        self.higher_is_better = higher_is_better
         self._manager = None
 
     def steps(self) -> list[int]:
@@ -59,16 +85,27 @@ class Checkpoints:
             metrics: of the evaluation at this step, if there was one; kept in the meta too.
 
         Raises:
-            UserError: the disk has no room; the earlier checkpoints are as they were.
+            UserError: the state is not finite, or the disk has no room; the earlier checkpoints are
+                as they were.
         """
         import orbax.checkpoint as ocp
 
         self.wait()
+        fingerprints, bad = inspect(state)
+        if bad:
+            more = f" and {len(bad) - 3} more arrays" if len(bad) > 3 else ""
+            raise UserError(
+                f"the state after step {step} is not finite and is not saved: "
+                f"{', '.join(bad[:3])}{more}; the checkpoints of steps {self._listed()} are whole: "
+                "lower the learning rate or set clip_norm, and go on with --resume=force; or leave "
+                "such steps out with --config.train.nonfinite=skip"
+            )
         self._check_room(state)
-        meta = {**meta, "metrics": metrics, "fingerprints": fingerprints(state)}
+        metrics = finite(metrics)
+        meta = {**finite(meta), "metrics": metrics, "fingerprints": fingerprints}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({**meta, "checksum": _checksum(meta)}),
+            meta=ocp.args.JsonSave({**meta, "checksum": checksum(meta)}),
         )
         with _disk_errors(self.directory):
             self._open().save(step, args=args, metrics=metrics, force=True)
@@ -92,7 +129,12 @@ class Checkpoints:
             self._manager = None
 
     def restore(
-        self, abstract: Any, step: int | None = None, *, set_aside: bool = False
+        self,
+        abstract: Any,
+        step: int | None = None,
+        *,
+        set_aside: bool = False,
+        missing: Missing | None = None,
     ) -> Any | None:
         """The newest readable state, or that of `step`; None where there is no checkpoint.
 
@@ -105,15 +147,20 @@ class Checkpoints:
             step: take this one and no other.
             set_aside: rename unreadable checkpoints to `STEP.unreadable`, so that the run that
                 goes on can write that step again.
+            missing: `missing(path, shape, found)` makes an array of the state that the checkpoint
+                lacks, as one does that older code wrote, or returns None if it must not; `found`
+                are those that are there, by path. By default none may be missing.
 
         Raises:
-            UserError: there are checkpoints and none can be read.
+            UserError: there are checkpoints and none can be read; or the newest one that can holds
+                other arrays than `abstract`, and it is the config that does not fit.
         """
 
-        def read(candidate: int):
-            return candidate, self._read_meta(candidate), self._read_state(candidate, abstract)
+        def read(path: Path):
+            meta = read_meta(path)
+            return int(path.name), meta, read_state(path, meta, abstract, missing)
 
-        found = self._newest(step, read, lambda found: _damage(found[2], found[1]))
+        found = self._newest(step, read, lambda found: damage(found[2], found[1]))
         if found is None:
             return None
         newest, _, state = found
@@ -128,70 +175,108 @@ class Checkpoints:
                 self._manager.reload()
         return state
 
+    def parameters(
+        self, step: int | None = None, part: str = "params"
+    ) -> tuple[int, dict[str, Any]] | None:
+        """The parameters of the newest readable checkpoint, or of `step`, whatever run made it.
+
+        Args:
+            step: take this one and no other.
+            part: of every network: `params`, or another field, e.g. `ema`.
+
+        Returns:
+            The step and `{network: nested dict of numpy arrays}`, verified by their checksums; a
+            network without that part is left out. None where there is no checkpoint.
+
+        Raises:
+            UserError: there are checkpoints and none can be read.
+        """
+
+        def read(path: Path):
+            return int(path.name), read_parameters(path, read_meta(path), part)
+
+        return self._newest(step, read)
+
     def meta(self, step: int | None = None) -> dict | None:
         """What was saved beside the newest readable state, or that of `step`."""
-        return self._newest(step, self._read_meta, lambda _: "")
+        return self._newest(step, read_meta)
 
     def best_step(self) -> int | None:
         """The step whose checkpoint is best by `self.best`; None if none has that metric."""
-        metrics = {step: (self.meta(step) or {}).get("metrics") or {} for step in self.steps()}
-        found = [step for step, values in metrics.items() if self.best in values]
-        return min(found, key=lambda step: metrics[step][self.best], default=None)
+        scores = {}
+        for step in self._listed():
+            with contextlib.suppress(OSError, ValueError):
+                scores[step] = self._score(read_meta(self.directory / str(step))["metrics"])
+        found = [(score, step) for step, score in scores.items() if score > -math.inf]
+        chosen = _as_on_lead([max(found)[1]] if found else [])
+        return chosen[0] if chosen else None
+
+    def _score(self, metrics: dict[str, Any] | None) -> float:
+        """Higher is better; what is not there or not finite is worse than everything."""
+        value = (metrics or {}).get(self.best)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return -math.inf
+        return value if self.higher_is_better else -value
 
     def _listed(self) -> list[int]:
         if not self.directory.is_dir():
             return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
-
-    def _read_meta(self, step: int) -> dict:
-        text = (self.directory / str(step) / "meta" / "metadata").read_text(encoding="utf-8")
-        meta = json.loads(text)
-        if "checksum" in meta and meta.pop("checksum") != _checksum(meta):
-            raise ValueError("its description does not match its checksum")
-        return meta
-
-    def _read_state(self, step: int, abstract: Any) -> Any:
-        import orbax.checkpoint as ocp
-        from etils import epath
-
-        # Not through the manager, which waits for all processes, also for those that cannot read.
-        handler = ocp.StandardCheckpointHandler()
-        args = ocp.args.StandardRestore(abstract)
-        return handler.restore(epath.Path(self.directory / str(step) / "state"), args=args)
+        return sorted(int(path.name) for path in self.directory.iterdir() if is_step(path))
 
     def _free_name(self, step: int) -> Path:
         names = [f"{step}.unreadable", *(f"{step}.unreadable{i}" for i in range(2, 1000))]
         return next(p for p in map(self.directory.joinpath, names) if not p.exists())
 
     def _newest(
-        self, step: int | None, read: Callable[[int], Any], check: Callable[[Any], str]
+        self,
+        step: int | None,
+        read: Callable[[Path], Any],
+        check: Callable[[Any], str] = lambda _: "",
     ) -> Any | None:
-        """What `read` finds at the newest step that all processes can read and `check` lets pass.
+        """What `read` finds in the newest that all processes can read and `check` lets pass.
+
+        The newest may be deleted by the run that writes here before it is `held`: then there is a
+        newer one.
 
         Args:
             step: take this one and no other.
-            read: of a step; raises where it cannot. On each process by itself.
+            read: of a checkpoint; raises where it cannot. On each process by itself.
             check: says what is wrong with what was read. On all processes together.
         """
-        steps = self.steps() if step is None else [step]
-        for candidate in reversed(steps):
-            found, problem = None, ""
+        unreadable: set[int] = set()
+        for _ in range(MAX_LOOKS):
+            steps = [s for s in self.steps() if s not in unreadable and step in (None, s)]
+            if not steps:
+                break
+            path, found, problem = self.directory / str(steps[-1]), None, ""
             try:
-                found = read(candidate)
+                with without_tracebacks(), held(path):
+                    found = read(path)
+            except UserError:
+                raise
             except Exception as error:  # Orbax raises whatever the layer below did
-                problem = str(error).strip().partition("\n")[0][:300] or repr(error)
+                problem = first_line(error) or repr(error)
             if _on_all(not problem):
                 problem = check(found)
                 if _on_all(not problem):
                     return found
+            if steps[-1] not in self.steps():
+                continue
+            unreadable.add(steps[-1])
             print(
-                f"warning: checkpoint {self.directory / str(candidate)} cannot be read "
-                f"({problem or 'on another process'}); trying the one before",
+                f"warning: checkpoint {path} cannot be read ({problem or 'on another process'})"
+                + ("; trying the one before" if len(steps) > 1 else ""),
                 file=sys.stderr,
             )
-        if steps:
+        if unreadable:
             raise UserError(
                 f"no checkpoint in {self.directory} can be read; start anew in another --workdir"
+                if step is None
+                else f"the checkpoint of step {step} in {self.directory} cannot be read"
+            )
+        if step is not None:
+            raise UserError(
+                f"no checkpoint of step {step} in {self.directory}; there are {self.steps()}"
             )
         return None
 
@@ -200,11 +285,11 @@ class Checkpoints:
             import orbax.checkpoint as ocp
 
             policies = ocp.checkpoint_managers
-            preserve: list = [policies.LatestN(self.keep)]
+            preserve: list = [policies.LatestN(self.keep), _BeingRead(self.directory)]
             if self.best:
                 preserve.append(
                     policies.BestN(
-                        get_metric_fn=lambda metrics: -metrics.get(self.best, float("inf")),
+                        get_metric_fn=self._score,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     )
@@ -240,27 +325,14 @@ class Checkpoints:
             )
 
 
-def fingerprints(state: Any) -> dict[str, tuple[str, int]]:
-    """Type and checksum of every array of a state, by path."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    sums = jax.device_get([fingerprint(leaf) for _, leaf in leaves])
-    return {
-        path_name(path): (str(leaf.dtype), int(value))
-        for (path, leaf), value in zip(leaves, sums, strict=True)
-    }
+class _BeingRead:
+    """Keeps the checkpoints that an evaluation is reading, until the next one is saved."""
 
+    def __init__(self, directory: Path):
+        self._directory = directory
 
-def _damage(state: Any, meta: dict) -> str:
-    """Which array is not what was saved, if one is not. One that was cast cannot be compared."""
-    saved = meta.get("fingerprints", {})  # without: from before there were any
-    for name, (dtype, value) in fingerprints(state).items():
-        if name in saved and saved[name][0] == dtype and saved[name][1] != value:
-            return f"{name} is not what was saved"
-    return ""
-
-
-def _checksum(meta: dict) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        return [is_held(self._directory / str(each.step)) for each in checkpoints]
 
 
 def _on_all(yes: bool) -> bool:

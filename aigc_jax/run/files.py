@@ -1,15 +1,38 @@
 """Files of a work directory. A run may be killed while it writes them, so they are whole or not
-there, and a file of lines is cut at a line."""
+there, and a file of lines is cut at a line. Whatever they hold can be read: it may be damaged."""
 
 import contextlib
+import errno
 import json
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, first_line
 
 _BLOCK = 1 << 16
+_FILES = ("config.json", "environment.json", "metrics.jsonl", "report.json", "goodput.jsonl")
+_FILES += ("run.lock", *(f"stacks-{i}.txt" for i in range(8)))
+_SECTIONS = ("task", "model", "data", "optimizer", "train", "parallel")
+_DIRECTORIES = ("checkpoints", "samples", "generated", "tensorboard")
+# What a person can mend, of what the operating system says of a file.
+MENDABLE = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPERM, errno.EACCES, errno.EFBIG, errno.EIO),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETXTBSY),
+)
+
+
+def check_layout(workdir: Path) -> None:
+    """Nothing in the work directory stands where a run writes something else, or a `UserError`."""
+    for name in _FILES:
+        if (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is a directory, and a run writes a file there")
+    for name in _DIRECTORIES:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise UserError(f"{workdir / name} is a file, and a run needs a directory there")
 
 
 @contextlib.contextmanager
@@ -28,9 +51,10 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     """The path, its directory made, or a `UserError` before hours of work are lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfit = path.is_dir()
     except OSError as error:
         raise UserError(f"cannot write --{flag}={value}: {error.strerror}") from None
-    if not os.access(path.parent, os.W_OK) or path.is_dir():
+    if unfit or not os.access(path.parent, os.W_OK):
         raise UserError(f"cannot write --{flag}={value}: {path} is no file that can be written")
     return path
 
@@ -39,28 +63,112 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a work directory, or a `UserError`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"cannot read {path}: {error}; remove it, or take another --workdir"
+            f"cannot read {path}: {first_line(error)}; remove it, or take another --workdir"
         ) from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
     return value
 
 
+def expand(flag: str, value: str) -> Path:
+    """A path with `~` as the home directory: a shell leaves it as it is behind a `=`."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"--{flag}={value}: there is no home directory; set HOME, or give the path in full"
+        ) from None
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every reader takes: what is not finite is null."""
+    return json.dumps(finite(value), indent=indent, default=str, allow_nan=False)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, (to_json(value, indent=2) + "\n").encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")  # another verb may write it as well
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    """Writes a file whole or not at all, a power cut included."""
+    write_with(path, lambda partial: partial.write_bytes(content))
 
 
-def open_lines(path: Path) -> TextIO:
+def write_with(path: Path, write: Callable[[Path], Any]) -> None:
+    """As `write_bytes`, of what `write` puts into the file that it is given."""
+    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}.partial")  # of another verb, another
+    try:
+        write(partial)
+        _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    _sync(path.parent)
+
+
+def read_optional(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is none, or something else."""
+    try:
+        return read_json(path)
+    except UserError:
+        return {}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config in a work directory's `config.json`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    config = read_optional(path)
+    missing = [name for name in _SECTIONS if not isinstance(config.get(name), dict)]
+    if missing:
+        raise UserError(
+            f"{path} is damaged: it is no JSON object with the sections {', '.join(_SECTIONS)}; "
+            "restore it, or remove it and give the run's own --config to `aigc train`"
+        )
+    return config
+
+
+class Lines:
+    """A file of one JSON object a line, open to append to it; see `open_lines`.
+
+    It keeps nothing back: what could not be written is not tried again when the process ends.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+
+    def write(self, value: dict[str, Any]) -> None:
+        """Appends an object."""
+        left = (to_json(value) + "\n").encode()
+        while left:
+            left = left[os.write(self._descriptor, left) :]
+
+    def sync(self) -> None:
+        """Puts everything on disk."""
+        os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def open_lines(path: Path) -> Lines:
     """Opens a file of one JSON object a line, to append to it.
 
     What stands after the last line break was torn by a hard stop and is cut off: the next line must
@@ -77,19 +185,43 @@ def open_lines(path: Path) -> TextIO:
                 break
             end = begin
         file.truncate(end)
-    return open(path, "a", encoding="utf-8")
+    return Lines(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of lines, without a torn one; none if there is no file."""
-    if not path.exists():
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    return [value for line in lines if isinstance(value := _parsed(line), dict)]
+    return [value for line in text.split("\n")[:-1] if isinstance(value := _parsed(line), dict)]
 
 
 def _parsed(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
+
+
+def finite(value: Any) -> Any:
+    """A tree of JSON values with None for every number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # of some directories
+            raise
+    finally:
+        os.close(descriptor)

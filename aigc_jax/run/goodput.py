@@ -14,13 +14,12 @@ did after its last mark, at most a log interval. Times are process 0's.
 
 import contextlib
 import itertools
-import json
 import math
 import time
 from pathlib import Path
 from typing import Any
 
-from aigc_jax.run.files import open_lines, read_lines, writing
+from aigc_jax.run.files import Lines, open_lines, read_lines, writing
 
 NOT_TRAINING = ("start", "compile", "evaluation", "sample", "checkpoint")
 _FILE = "goodput.jsonl"
@@ -32,14 +31,14 @@ class Clock:
 
     Attributes:
         phase: the name that time is counted under at the moment.
-        beats: grows with every change of phase: a sign of life.
+        beats: grows with every change of phase and every `beat`: signs of life.
     """
 
     def __init__(self):
         self.phase, self.beats = "step", 0
         self._begin = time.perf_counter()
         self._seconds: dict[str, float] = {}
-        self._marks: Any = None  # the open file
+        self._marks: Lines | None = None
         self._start, self._earlier = 0, {}  # starts before this one, and their seconds by name
 
     @contextlib.contextmanager
@@ -51,6 +50,10 @@ class Clock:
         finally:
             self.phase, self.beats = outer, self.beats + 1
             self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begin
+
+    def beat(self) -> None:
+        """A sign of life within a phase: long work that makes progress is no silence."""
+        self.beats += 1
 
     def busy(self) -> float:
         """Seconds so far in what is not training: compilation, evaluation, checkpoints."""
@@ -72,7 +75,7 @@ class Clock:
 
     def keep(self, workdir: Path, step: int) -> None:
         """From now on marks are written. This process, of the lead alone, goes on from `step`."""
-        marks = read_lines(workdir / _FILE)
+        marks = _marks(workdir)
         self._start = marks[-1]["start"] + 1 if marks else 0
         self._earlier = lifetime([*marks, {"start": self._start, "step": step, "seconds": {}}])
         self._marks = open_lines(workdir / _FILE)
@@ -82,9 +85,8 @@ class Clock:
         """Writes down what the time went into until `step`; nothing before `keep`."""
         if self._marks is not None:
             mark = {"start": self._start, "step": step, "seconds": self.seconds()}
-            with writing(Path(self._marks.name).parent):
-                self._marks.write(json.dumps(mark) + "\n")
-                self._marks.flush()
+            with writing(self._marks.path.parent):
+                self._marks.write(mark)
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -98,7 +100,7 @@ def report(workdir: Path) -> dict[str, Any] | None:
 
     None where there are no marks.
     """
-    marks = read_lines(workdir / _FILE)
+    marks = _marks(workdir)
     if not marks:
         return None
     seconds = lifetime(marks)
@@ -133,6 +135,20 @@ def lifetime(marks: list[dict[str, Any]]) -> dict[str, float]:
             seconds["restart"] += value - counted
         kept = min(kept, own[0]["step"])
     return seconds
+
+
+def _marks(workdir: Path) -> list[dict[str, Any]]:
+    """The marks of the file; a line that is none is left out."""
+    return [mark for mark in read_lines(workdir / _FILE) if _is_mark(mark)]
+
+
+def _is_mark(mark: dict[str, Any]) -> bool:
+    seconds = mark.get("seconds")
+    return (
+        all(type(mark.get(name)) is int and mark[name] >= 0 for name in ("start", "step"))
+        and isinstance(seconds, dict)
+        and all(isinstance(value, int | float) and value >= 0 for value in seconds.values())
+    )
 
 
 def _shares(seconds: dict[str, float]) -> dict[str, float]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from aigc_jax.parallel.processes import Exchange
 from aigc_jax.run.goodput import Clock
 
 MIB = 2**20
@@ -31,12 +31,7 @@ class Hosts:
     def __init__(self, clock: Clock):
         self._clock, self._data = clock, clock.seconds().get("data", 0.0)
         self._usual: deque[float] = deque(maxlen=USUAL)
-        if jax.process_count() > 1:
-            first = {d.process_index: d for d in reversed(jax.devices())}
-            mesh = Mesh(np.array([first[i] for i in sorted(first)]), "process")
-            self._apart = NamedSharding(mesh, PartitionSpec("process"))
-            whole = NamedSharding(mesh, PartitionSpec())
-            self._exchange = jax.jit(lambda x: x, out_shardings=whole)
+        self._exchange = Exchange() if jax.process_count() > 1 else None
 
     def measure(self, steps: int, ms_per_step: float) -> Any:
         """The newest figures of all processes, `[processes, 3]` in the order of `FLOORS`.
@@ -49,11 +44,8 @@ class Hosts:
         """
         before, self._data = self._data, self._clock.seconds().get("data", 0.0)
         data = 1000 * (self._data - before) / max(steps, 1)
-        mine = np.array([[ms_per_step, data, memory()[0] / MIB]], np.float32)
-        if jax.process_count() == 1:
-            return mine
-        shape = (jax.process_count(), mine.shape[1])
-        return self._exchange(jax.make_array_from_process_local_data(self._apart, mine, shape))
+        mine = np.array([ms_per_step, data, memory()[0] / MIB], np.float32)
+        return mine[None] if self._exchange is None else self._exchange(mine)
 
     def compare(self, figures: Float[np.ndarray, "processes 3"]) -> tuple[dict[str, float], str]:
         """The scalars to log, and a line about what stands out; empty if nothing does."""

@@ -1,5 +1,6 @@
 """One run at a time in a work directory."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 
 from aigc_jax.errors import UserError
+from aigc_jax.run.files import writing
 
 HEARTBEAT = 10.0  # seconds
 STALE = 90.0  # seconds without a heartbeat; mounted buckets show a change after up to a minute
@@ -69,7 +71,8 @@ class Lock:
         self._closing.set()
         self._thread.join()
         if self._taken is None:
-            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # of a disk that is read-only by now
+                os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)  # and with it goes the OS lock
         self._descriptor = None
 
@@ -86,7 +89,8 @@ class Lock:
             )
 
     def _acquire(self) -> None:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        with writing(self._workdir):
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         locked = True
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,9 +99,12 @@ class Lock:
         except OSError:  # this file system has no locks: the heartbeat decides
             locked = False
         holder = self._read()
-        if holder and not (locked and _parse(holder).get("machine") == _machine()):
+        # Something else than a run's words is no run's: with the OS lock held, it says nothing.
+        free = locked and _parse(holder).get("machine", _machine()) == _machine()
+        if holder and not free:
             self._watch(holder)
-        self._write()
+        with writing(self._workdir):
+            self._write()
         self._thread.start()
 
     def _watch(self, holder: bytes) -> None:
@@ -158,9 +165,10 @@ def _machine() -> str:
 
 def _parse(holder: bytes) -> dict:
     try:
-        return json.loads(holder)
-    except ValueError:
+        who = json.loads(holder)
+    except (ValueError, RecursionError):
         return {}
+    return who if isinstance(who, dict) else {}
 
 
 def _describe(holder: bytes) -> str:

@@ -1,7 +1,6 @@
 """What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and the console."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -19,6 +18,7 @@ from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.hosts import Hosts
+from aigc_jax.run.interval import Sums
 from aigc_jax.run.tensorboard import Events
 from aigc_jax.tasks.nonfinite import Guarded
 
@@ -40,20 +40,29 @@ class Writer:
                 self._events = Events(workdir / "tensorboard")
                 self._jsonl = open_lines(workdir / "metrics.jsonl")
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """One line of `metrics.jsonl` and as many TensorBoard points."""
+    def scalars(self, step: int, values: dict[str, float], phase: str = "train") -> None:
+        """One line of `metrics.jsonl` and as many TensorBoard points.
+
+        Args:
+            step: reached.
+            values: by name; one that is not finite becomes null in the file.
+            phase: what the line is of, `train` or `eval`.
+        """
         if self.active:
+            line = {"step": step, "phase": phase, "wall_time": round(time.time(), 3), **values}
             with writing(self.workdir):
-                self._jsonl.write(json.dumps({"step": step, **values}) + "\n")
-                self._jsonl.flush()
+                self._jsonl.write(line)
                 self._events.scalars(step, values)
 
     def last(self, name: str, step: int) -> float:
         """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
         if not self.active:
             return 0.0
-        lines = read_lines(self.workdir / "metrics.jsonl")
-        return next((x[name] for x in reversed(lines) if name in x and x["step"] <= step), 0.0)
+        for line in reversed(read_lines(self.workdir / "metrics.jsonl")):
+            value, at = line.get(name), line.get("step")
+            if isinstance(value, int | float) and isinstance(at, int) and at <= step:
+                return value
+        return 0.0
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         """A picture `[height, width, channels]`, uint8."""
@@ -71,7 +80,7 @@ class Writer:
         """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
         if self.active:
             with writing(self.workdir):
-                os.fsync(self._jsonl.fileno())
+                self._jsonl.sync()
                 self._events.flush()
 
     def close(self) -> None:
@@ -89,7 +98,14 @@ class Log:
     """Metrics on their way to the writers, one interval late, so that the device never waits."""
 
     def __init__(
-        self, writer: Writer, clock: Clock, step: int, total: int, unit: str, units_per_step: int
+        self,
+        writer: Writer,
+        clock: Clock,
+        step: int,
+        total: int,
+        unit: str,
+        units_per_step: int,
+        begun: list | None = None,
     ):
         """
         Args:
@@ -99,12 +115,15 @@ class Log:
             total: where it ends.
             unit: what throughput counts.
             units_per_step: how many of it a step holds.
+            begun: what `begun` was when the run stopped in the middle of an interval.
         """
         self.latest: dict[str, float] = {}
         self._writer, self._clock, self._total = writer, clock, total
         self._unit, self._units_per_step = unit, units_per_step
         self._new: list[tuple[int, Any]] = []  # the interval that is running
+        self._sums = Sums(begun)  # of what was fetched of it
         self._waiting: list[tuple[int, Any]] = []  # the interval before it
+        self._waiting_sums = Sums(None)
         self._speed: dict[str, float] = {}  # of the last interval that was seen to end
         self._timed = False  # whether that is the interval that waits
         self._hosts, self._figures = Hosts(clock), None  # of processes, on their way
@@ -138,6 +157,7 @@ class Log:
             ms_per_step = self._speed["ms_per_step"]
             self._figures = self._hosts.measure(step - self._ended, ms_per_step)
         self._waiting, self._new, self._timed = self._new, [], False
+        self._waiting_sums, self._sums = self._sums, Sums(None)
         self._ended = step
         self._time()
 
@@ -148,7 +168,14 @@ class Log:
         a checkpoint's skipped steps are in `metrics.jsonl` before it.
         """
         self._flush()
-        self._new = self._fetch(self._new)
+        self._sums.add(self._fetch(self._new))
+        self._new = []
+
+    @property
+    def begun(self) -> list:
+        """The sums of the interval that is running, after `settle`: a checkpoint in the middle of
+        one holds them, so that the run that goes on logs the same mean."""
+        return self._sums.to_json()
 
     def close(self) -> None:
         """Ends the progress bar."""
@@ -179,7 +206,10 @@ class Log:
         fetched = self._fetch(self._waiting)
         self._time(done=True)
         self._waiting = []
-        step, values = fetched[-1][0], self._last_values(fetched)
+        self._waiting_sums.add(fetched)
+        (step, newest), values = fetched[-1], self._waiting_sums.means()
+        if isinstance(newest, Guarded):
+            values["skipped_steps"] = float(self._skipped)
         self.latest |= values
         shares = {f"time/{name}": share for name, share in self._clock.shares().items()}
         hosts, outlier = {}, ""
@@ -229,16 +259,20 @@ class Log:
                 "with --resume=force"
             )
 
-    def _last_values(self, fetched: list[tuple[int, Any]]) -> dict[str, float]:
-        """The metrics of the interval's last step that was not left out."""
-        guarded = isinstance(fetched[-1][1], Guarded)
-        skipped = {"skipped_steps": float(self._skipped)} if guarded else {}
-        for _, metrics in reversed(fetched):
-            good = np.flatnonzero(metrics.skipped == 0) if guarded else [-1]
-            if len(good):
-                values = jax.tree.map(lambda x, i=good[-1]: x[i], metrics).compute()
-                return {name: float(value) for name, value in values.items()} | skipped
-        return skipped
+
+def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
+    """No metric of an evaluation is NaN, or a `UserError`; with `nonfinite=skip` a line says so."""
+    bad = [name for name, value in values.items() if np.isnan(value)]
+    if not bad:
+        return
+    if policy == "skip":
+        echo(f"step {step}: not a number in the evaluation: {', '.join(bad)}")
+        return
+    raise UserError(
+        f"{', '.join(bad)} is not a number in the evaluation at step {step}; the checkpoints "
+        "before it are whole: lower the learning rate or set clip_norm, and go on with "
+        "--resume=force"
+    )
 
 
 def _check_finite(last: int, metrics: Any) -> None:

@@ -1,5 +1,7 @@
 """What TensorBoard shows, in event files of its own format. Needs neither it nor TensorFlow."""
 
+import contextlib
+import os
 import time
 import uuid
 from pathlib import Path
@@ -49,16 +51,31 @@ class Events:
 
     def flush(self) -> None:
         """Puts everything on disk."""
-        self._writer.flush()
+        with self._dropping():
+            self._writer.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes, and lets go of the file."""
-        self._writer.close()
+        with self._dropping():
+            self._writer.close()
 
     def _add(self, step: int, summary: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        with self._dropping():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self):
+        """What a full disk does not take is dropped: Python would try again at the very end, where
+        nobody catches the error."""
+        try:
+            yield
+        except OSError:
+            file: Any = self._writer._py_recordio_writer._writer
+            with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), file.fileno())
+            raise

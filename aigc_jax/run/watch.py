@@ -1,5 +1,6 @@
 """A look into a run from outside: where it is when it is stuck, and profiles on demand."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -7,12 +8,15 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from aigc_jax.errors import UserError
+from aigc_jax.run.files import writing
 from aigc_jax.run.goodput import NOT_TRAINING, Clock
 from aigc_jax.run.observe import echo
+from aigc_jax.run.signals import in_main_thread
 
 SIGNAL_STEPS = 10  # recorded after a SIGUSR1
 PATIENCE = 4  # times as long a silence is usual while compiling, evaluating or saving
@@ -42,7 +46,8 @@ class Watch:
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watch")
 
     def __enter__(self):
-        self._file = open(self._path, "a+b", buffering=0)
+        with writing(self._path.parent):
+            self._file = open(self._path, "a+b", buffering=0)
         self._size = self._shown = self._path.stat().st_size
         faulthandler.register(signal.SIGUSR2, self._file, all_threads=True)
         self._thread.start()
@@ -56,8 +61,9 @@ class Watch:
         self._show()
         self._show()
         self._file.close()
-        if not self._path.stat().st_size:
-            self._path.unlink()
+        with contextlib.suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
 
     def _watch(self) -> None:
         beats = -1
@@ -76,7 +82,8 @@ class Watch:
             stacks = os.pread(descriptor, size - self._shown, self._shown)
             who = f"process {jax.process_index()} on {socket.gethostname()}, pid {os.getpid()}"
             note = f"(stacks of {who}, in {self._clock.phase}; also in {self._path})\n"
-            self._file.write(note.encode())
+            with contextlib.suppress(OSError):  # of a full disk
+                self._file.write(note.encode())
             print(stacks.decode(errors="replace") + note, file=sys.stderr, end="", flush=True)
             size = self._shown = os.fstat(descriptor).st_size
         self._size = size
@@ -86,7 +93,7 @@ class Profile:
     """Windows of steps recorded by JAX's profiler, where TensorBoard looks for them.
 
     One by the config, `START:STOP`; and one of `SIGNAL_STEPS` steps after each SIGUSR1 to this
-    process.
+    process, where this is its main thread.
     """
 
     def __init__(self, window: str, workdir: Path):
@@ -101,11 +108,14 @@ class Profile:
                 ) from None
 
     def __enter__(self):
-        self._handler = signal.signal(signal.SIGUSR1, self._ask)
+        self._handler: Any = None
+        if in_main_thread():
+            self._handler = signal.signal(signal.SIGUSR1, self._ask)
         return self
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGUSR1, self._handler)
+        if self._handler is not None:
+            signal.signal(signal.SIGUSR1, self._handler)
         self._end()
 
     def at(self, step: int) -> None:

@@ -1,16 +1,21 @@
 """Who has not come and who has died is said by name, and all end with a code that tells which."""
 
+import socket
 import subprocess
 import sys
 
 import pytest
 from runs import free_port
 
+from aigc_jax.errors import UserError
+from aigc_jax.parallel.peers import Peers
+
 BODY = """
-import os, sys, time
+import ctypes, os, signal, sys, threading, time
 from aigc_jax.errors import UserError
 from aigc_jax.parallel import peers
 peers.GRACE = 0.8
+abort = ctypes.CDLL(None).abort  # as C++ calls it: not holding Python's global lock
 me, num, port, timeout = *map(int, sys.argv[1:4]), float(sys.argv[4])
 try:
     peers = peers.Peers(f"127.0.0.1:{port}", num, me, timeout)
@@ -87,6 +92,27 @@ def test_when_one_fails_the_others_end_with_its_code(code):
     assert all("process 1 of 3 failed" in ends[i][1] for i in (0, 2))
 
 
+@pytest.mark.parametrize("words", ["aigc 7 2", "aigc 0 2", "aigc 1", "GET / HTTP/1.1", ""])
+def test_a_stranger_is_none_of_the_processes(words):
+    what = "time.sleep(0.3 * me); peers.leave(0)"
+    port = free_port()
+    argv = [sys.executable, "-c", BODY + what]
+    lead, *_ = start = [subprocess.Popen([*argv, "0", "2", str(port), "30"])]
+    with socket.socket() as stranger:
+        while stranger.connect_ex(("127.0.0.1", port)):
+            assert lead.poll() is None
+        stranger.sendall(f"{words}\n".encode())
+        assert stranger.recv(1) == b""  # hung up on
+    start.append(subprocess.Popen([*argv, "1", "2", str(port), "30"]))
+    assert [process.wait(timeout=60) for process in start] == [0, 0]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "127.0.0.1:0", "h:²", ":80"])
+def test_an_address_that_is_none(address):
+    with pytest.raises(UserError, match=r"is not HOST:PORT"):
+        Peers(address, 2, 0, 1.0)
+
+
 def test_when_all_fail_alike_each_keeps_its_code():
     assert [code for code, _ in run("time.sleep(me / 5); peers.leave(2)", range(3), 3)] == [2] * 3
 
@@ -97,13 +123,34 @@ def test_an_exception_after_a_death_is_its_echo():
 
 
 def test_jax_aborts_when_process_0_has_died():
-    what = "os._exit(9) if me == 0 else (time.sleep(0.5), os.abort())"
+    what = "os._exit(9) if me == 0 else (time.sleep(0.5), abort())"
     (_, (code, line)) = run(what, range(2), 2)
     assert (code, "process 0 of 2 died" in line) == (75, True)
 
 
 def test_an_abort_of_another_cause_stays_one():
-    what = "time.sleep(5) if me == 0 else os.abort()"
+    what = "time.sleep(5) if me == 0 else abort()"
+    assert run(what, range(2), 2)[1][0] == -6
+
+
+def test_an_abort_ends_the_process_whoever_holds_pythons_lock():
+    """A thread aborts, as JAX's does, while the main one is in C code that keeps the lock."""
+    what = """
+if me == 1:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal(signal.SIGALRM, ctypes.cast(libc.abort, ctypes.c_void_p))
+
+    def other():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        libc.sleep(50)
+
+    threading.Thread(target=other, daemon=True).start()
+    time.sleep(0.2)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    ctypes.PyDLL(None).sleep(50)
+"""
     assert run(what, range(2), 2)[1][0] == -6
 
 
@@ -118,7 +165,7 @@ if me == {frozen}:
         os._exit(0)
     os.kill(os.getpid(), 19)
 time.sleep(0.5)
-os.abort()
+abort()
 """
     for i, (code, line) in enumerate(run(what, range(3), 3)):
         if i != frozen:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,13 +53,20 @@ def stopped(tmp_path_factory):
     return workdir, run(workdir, 4, FSDP, sigterm_after=4)
 
 
-def run(workdir: Path, processes: int, keys: dict, sigterm_after: int = 1_000) -> list[dict]:
-    """Trains on several processes of two devices each; what each of them saw."""
+def run(
+    workdir: Path,
+    processes: int,
+    keys: dict,
+    sigterm_after: int = 1_000,
+    to: int = 2,
+    name: str = "SIGTERM",
+) -> list[dict]:
+    """Trains on several processes of two devices each, of which one may be sent a signal; what each
+    of them saw."""
     plan = workdir.with_name(f"{workdir.name}.{processes}.json")
-    config = {**KEYS, **keys}
-    plan.write_text(
-        json.dumps({"workdir": str(workdir), "config": config, "sigterm_after": sigterm_after})
-    )
+    what = {"workdir": str(workdir), "config": {**KEYS, **keys}}
+    what["sleep"] = 0.3 if sigterm_after < 1_000 else 0.0
+    plan.write_text(json.dumps({**what, "sigterm_after": sigterm_after, "to": to, "signal": name}))
     env = {
         **os.environ,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -80,7 +88,7 @@ def run(workdir: Path, processes: int, keys: dict, sigterm_after: int = 1_000) -
     errors = [log.read_text(encoding="utf-8", errors="replace") for log in logs]
     seen = []
     for i, member in enumerate(members):
-        assert member.returncode in (0, 143), errors[i]
+        assert member.returncode in (0, 129, 130, 143), errors[i]
         saw = json.loads(plan.with_name(f"{plan.name}.{i}").read_text())
         seen.append({**saw, "code": member.returncode, "errors": errors[i]})
     return seen
@@ -108,6 +116,26 @@ def test_sigterm_to_one_stops_all_after_the_same_step(stopped):
     assert 4 <= newest == len(seen[0]["rows"]["train[:64]"]) < 16
     state = jax.device_get(final_state(make_config("vae", **KEYS), workdir))
     assert int(state.step) == newest
+
+
+@pytest.mark.parametrize(
+    ("steps_per_call", "to", "name"), [(1, 1, "SIGINT"), (4, 0, "SIGTERM"), (4, 1, "SIGHUP")]
+)
+def test_a_signal_to_one_of_two_stops_both_after_the_same_step(steps_per_call, to, name, tmp_path):
+    """And the clock, which is not the same on both, asks for checkpoints at the same steps."""
+    keys = {
+        "train__steps_per_call": steps_per_call,
+        "train__duration": f"{24 * steps_per_call} steps",
+        "train__checkpoint_every": "never",
+        "train__checkpoint_minutes": 1e-6,
+    }
+    seen = run(tmp_path / "run", 2, keys, 4 * steps_per_call, to, name)
+    assert [saw["code"] for saw in seen] == [128 + signal.Signals[name]] * 2
+    done = {len(saw["rows"]["train[:64]"]) for saw in seen}
+    steps = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert done == {steps[-1]}
+    assert 4 * steps_per_call <= steps[-1] <= 8 * steps_per_call
+    assert len(steps) > 1
 
 
 def test_each_process_reads_its_share_and_no_more(stopped):

@@ -153,11 +153,14 @@ def test_a_state_that_is_cast_is_not_compared(saved):
     assert_same(state["weights"], state_of(2)["weights"].astype(jnp.bfloat16))
 
 
-def test_a_checkpoint_without_checksums_is_taken_as_it_is(copy):
+@pytest.mark.parametrize("kept", [(), ("note", "metrics"), ("note", "fingerprints"), None])
+def test_a_checkpoint_without_checksums_is_not_accepted(copy, kept):
     path = copy / "2" / "meta" / "metadata"
     meta = json.loads(path.read_text())
-    path.write_text(json.dumps({"note": meta["note"], "metrics": meta["metrics"]}))
-    assert_same(Checkpoints(copy, read_only=True).restore(abstract()), state_of(2))
+    path.write_text("[]" if kept is None else json.dumps({name: meta[name] for name in kept}))
+    checkpoints = Checkpoints(copy, read_only=True)
+    assert_same(checkpoints.restore(abstract()), state_of(1))
+    assert checkpoints.meta()["metrics"] == {"loss": 1.0}
 
 
 def wait_for_trouble(checkpoints):

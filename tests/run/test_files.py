@@ -9,7 +9,7 @@ import time
 import pytest
 from runs import ROOT
 
-from aigc_jax.run.files import open_lines, read_lines, write_json
+from aigc_jax.run.files import open_lines, read_lines, write_json, write_with
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_a_torn_line_is_cut_off(tmp_path, before, kept):
     path.write_text(before)
     assert [line["step"] for line in read_lines(path)] == kept
     with open_lines(path) as file:
-        file.write('{"step": 9}\n')
+        file.write({"step": 9})
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == [*kept, 9]
 
@@ -35,9 +35,9 @@ def test_a_torn_line_is_cut_off(tmp_path, before, kept):
 def test_lines_of_a_process_killed_while_it_writes(tmp_path):
     path = tmp_path / "lines.jsonl"
     code = (
-        "import sys, pathlib, json; from aigc_jax.run.files import open_lines\n"
+        "import sys, pathlib; from aigc_jax.run.files import open_lines\n"
         "file, i = open_lines(pathlib.Path(sys.argv[1])), 0\n"
-        "while True: file.write(json.dumps({'step': i, 'text': 'x' * 5000}) + '\\n'); i += 1"
+        "while True: file.write({'step': i, 'text': 'x' * 5000}); i += 1"
     )
     for _ in range(3):
         run = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
@@ -52,11 +52,16 @@ def test_lines_of_a_process_killed_while_it_writes(tmp_path):
     assert all(b in (a + 1, 0) for a, b in itertools.pairwise(steps))
 
 
+def partially(path):
+    path.write_text("{")
+    raise OSError("no room")
+
+
 def test_json_is_replaced_whole(tmp_path):
     path = tmp_path / "report.json"
     write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
+    with pytest.raises(OSError, match="no room"):
+        write_with(path, partially)
     assert json.loads(path.read_text()) == {"a": 1}
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}

@@ -9,6 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from aigc_jax.errors import UserError
+from aigc_jax.run.files import Lines
 from aigc_jax.run.observe import Writer
 from aigc_jax.run.tensorboard import Events
 
@@ -65,8 +66,7 @@ def test_a_clock_set_back_by_twenty_years_does_not_stop_the_writer(tmp_path, mon
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
 def test_a_full_disk_is_said_in_a_line(tmp_path):
     writer = Writer(tmp_path, active=True)
-    full = open("/dev/full", "w")  # noqa: SIM115
-    writer._jsonl = full
+    writer._jsonl = Lines(Path("/dev/full"))
     message = f"cannot write to {tmp_path}: No space left on device; mend that and give the same"
     with pytest.raises(UserError, match=message):
         writer.scalars(1, {"loss": 1.0})
