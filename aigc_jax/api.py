@@ -86,14 +86,13 @@ class Run:
         return Evaluator(experiment, evaluations)(self.state, evaluations)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """What the run has logged, a row for each line: `pandas.DataFrame(run.metrics())`.
+        """What the run has logged, a row for each line: `pandas.DataFrame(run.metrics())`. `phase`
+        tells lines of training (`train`) and of evaluations (`eval`) apart.
 
         Where a run went on after a hard stop, steps were logged twice; the later line is taken.
         """
-        rows: dict[tuple, dict[str, Any]] = {}
-        for line in read_lines(self.workdir / "metrics.jsonl"):
-            rows[line["step"], *sorted(name.split("/")[0] for name in line)] = line
-        return list(rows.values())
+        lines = read_lines(self.workdir / "metrics.jsonl")
+        return list({(line["step"], line.get("phase")): line for line in lines}.values())
 
     def __repr__(self) -> str:
         return f"Run({str(self.workdir)!r}, task {self.config.task.name})"

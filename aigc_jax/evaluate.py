@@ -18,6 +18,7 @@ from aigc_jax.run.report import write_report
 from aigc_jax.tasks.task import TrainState, inference_state
 
 Values = dict[str, float]
+Beat = Callable[[], None]  # called after every batch: a sign of life
 
 
 class Evaluation(NamedTuple):
@@ -27,14 +28,14 @@ class Evaluation(NamedTuple):
         every: steps between two of it in training; 0 for none.
         averaged: whether it wants the moving averages of the parameters.
         metrics: the names of its values.
-        run: `inference_state -> values`.
+        run: `(inference_state, beat) -> values`.
         card: what the values were measured on.
     """
 
     every: int
     averaged: bool
     metrics: tuple[str, ...]
-    run: Callable[[TrainState], Values]
+    run: Callable[[TrainState, Beat], Values]
     card: dict[str, Any]
 
 
@@ -46,10 +47,11 @@ def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
     state = inference_state(experiment.abstract_state, averaged)
     empty = jax.eval_shape(experiment.eval_step, state, feed.at(0), {})
 
-    def evaluate(state: TrainState) -> Values:
+    def evaluate(state: TrainState, beat: Beat) -> Values:
         total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
         for batch in progress(feed, name):
             total = run(state, total, feed.place(batch), {})
+            beat()
         return {metric: float(value) for metric, value in jax.device_get(total.compute()).items()}
 
     return tuple(jax.eval_shape(lambda total: total.compute(), empty)), evaluate
@@ -70,9 +72,10 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
         "p95": lambda x: np.percentile(x, 95),
     }
 
-    def evaluate(state: TrainState) -> Values:
+    def evaluate(state: TrainState, beat: Beat) -> Values:
         parts: dict[str, list] = {n: [] for n in names}
         for values in predictions(experiment, state, name):
+            beat()
             for n in names:
                 parts[n].append(values[n])
         columns = {n: np.concatenate(part).astype(np.float64) for n, part in parts.items()}
@@ -83,7 +86,7 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
 
 EVALUATIONS = {"mean": mean, "per_example": per_example}
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
-`evaluate` takes an `inference_state`."""
+`evaluate` takes an `inference_state` and a `Beat`."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -139,8 +142,13 @@ def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
 class Evaluator:
     """Runs evaluations, each on the state that it wants, which is prepared once for all."""
 
-    def __init__(self, experiment: Experiment, evaluations: dict[str, Evaluation]):
-        self.evaluations = evaluations
+    def __init__(
+        self,
+        experiment: Experiment,
+        evaluations: dict[str, Evaluation],
+        beat: Beat = lambda: None,
+    ):
+        self.evaluations, self._beat = evaluations, beat
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
         self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
 
@@ -153,7 +161,7 @@ class Evaluator:
             kind = evaluation.averaged
             if kind not in prepared:
                 prepared[kind] = self._prepare[kind](state)
-            found = evaluation.run(prepared[kind])
+            found = evaluation.run(prepared[kind], self._beat)
             values |= {f"{name}/{metric}": value for metric, value in found.items()}
         return values
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.typing import ArrayLike
-from jaxtyping import Array, Key, UInt32
+from jaxtyping import Array, Int, Key, UInt32
 
 from aigc_jax import config as config_lib
 from aigc_jax import optim, rng, tasks
@@ -32,6 +32,7 @@ from aigc_jax.run.observe import echo
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
+from aigc_jax.tasks.transfer import transfer
 
 
 class Experiment:
@@ -137,6 +138,10 @@ class Experiment:
         """The metrics of one evaluation batch, of an `inference_state`. Pure."""
         return self.task.eval_step(state, *self.eval_batch(state.seed, feed), axis)
 
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """The learning rate of every network at a step, from the schedules that are compiled."""
+        return {f"learning_rate/{n}": float(rate(step)) for n, rate in self.schedules.items()}
+
     def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
         mode = self.config.parallel.mode
@@ -150,9 +155,24 @@ class Experiment:
 
     def init(self, seed: int | None = None) -> TrainState:
         """The state before the first step, made where it belongs; by default for the config's
-        seed."""
+        seed. Parameters of another run are not in it, see `start`."""
         number = np.uint32(self.config.seed if seed is None else seed)
         return jax.jit(self._init, out_shardings=self.shardings)(number)
+
+    def start(self) -> TrainState:
+        """The state that a new run starts from: `init`, with the parameters that
+        `config.train.init_from` names. Says which were taken and which were not."""
+        state, train = self.init(), self.config.train
+        if not train.init_from:
+            return state
+        given = other_parameters(train.init_from)
+        found = transfer(state, given, train.init_rename, train.init_skip)
+        echo(f"from {train.init_from}: took {len(found.taken)} parameters")
+        for path, why in found.left.items():
+            echo(f"  not taken: {path} ({why})")
+        if found.unused:
+            echo(f"  not used: {', '.join(found.unused)}")
+        return found.state
 
     def compile_inference(self, averaged: bool = True) -> Callable[[TrainState], TrainState]:
         """`prepare(state)`: the state to evaluate and generate with (`inference_state`), statistics
@@ -227,11 +247,13 @@ class Experiment:
         names = [n for n, e in self.config.evals.items() if e.split or self.config.data.eval_split]
         return self.eval_split(names[0]) if names else self.data
 
-    def held_out_batch(self, data: Dataset, seed: Array, ids: np.ndarray) -> Batch:
+    def held_out_batch(
+        self, data: Dataset, seed: UInt32[Array, ""], ids: Int[np.ndarray, "num"]
+    ) -> dict[str, np.ndarray]:
         """Held-out examples as an evaluation sees them, with the noise of their places."""
         feed = {**data.fetch(ids), "id": ids, "mask": np.ones(len(ids), np.float32)}
         batch, _ = self.eval_batch(seed, feed)
-        return jax.device_get({"image": batch["image"]})
+        return {"image": np.asarray(batch["image"])}
 
     # --- how it is made ---
 
@@ -254,6 +276,25 @@ class Experiment:
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
+
+
+def other_parameters(init_from: str) -> dict[str, Any]:
+    """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
+    some, as numpy arrays."""
+    workdir, _, step = init_from.rpartition(":")
+    if not (workdir and step.isdecimal()):
+        workdir, step = init_from, ""
+    path = Path(workdir).expanduser() / "checkpoints"
+    checkpoints = Checkpoints(path, read_only=True)
+    number = int(step) if step else None
+    found = checkpoints.parameters(number)
+    if found is None or (number is not None and number not in checkpoints.steps()):
+        raise UserError(
+            f"config.train.init_from={init_from}: no such checkpoint in {path}; write "
+            "WORKDIR or WORKDIR:STEP of a run"
+        )
+    averages = checkpoints.parameters(found[0], "ema")
+    return {**found[1], **(averages[1] if averages else {})}
 
 
 def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:

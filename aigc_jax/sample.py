@@ -76,7 +76,9 @@ def gather(chunks: Iterator[Samples]) -> Samples:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def make_sampler(experiment: Experiment, workdir: Path, writer: Writer):
+def make_sampler(
+    experiment: Experiment, workdir: Path, writer: Writer, beat: Callable[[], None] = lambda: None
+):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
     TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
     is_text = experiment.data.window is not None
@@ -87,7 +89,7 @@ def make_sampler(experiment: Experiment, workdir: Path, writer: Writer):
     inputs = {"temperature": np.float32(0.8), "top_k": np.int32(0)} if is_text else {}
 
     def sample(state: TrainState) -> None:
-        samples = gather(sampler(prepare(state), key, num, inputs))
+        samples = gather(sampler(prepare(state), key, num, inputs, beat=beat))
         if is_lead():
             step = int(state.step)
             stem, decode = workdir / "samples" / str(step), decoder(experiment.data.tokenizer)

@@ -111,7 +111,7 @@ def _train(
         resumed = state is not None
         if resumed:
             begun = (checkpoints.meta(int(state.step)) or {}).get("interval")
-        state = experiment.init() if state is None else state
+        state = experiment.start() if state is None else state
         step = int(state.step)
         feed, run = experiment.feed, experiment.compile_train()
     if executable:
@@ -119,9 +119,9 @@ def _train(
             devices = list(experiment.mesh.devices.flat)
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
-        evaluate = Evaluator(experiment, evaluations)
+        evaluate = Evaluator(experiment, evaluations, clock.beat)
         writer = observe.Writer(workdir, active=is_lead())
-        sample = make_sampler(experiment, workdir, writer)
+        sample = make_sampler(experiment, workdir, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(workdir, step)
         if experiment.data.about:
@@ -135,7 +135,7 @@ def _train(
     total = experiment.num_steps
     unit, per_example = experiment.unit
     per_step = per_example * experiment.batch_size
-    log = observe.Log(writer, clock, step, total, unit, per_step, begun)
+    log = observe.Log(writer, clock, step, total, unit, per_step, begun, experiment.learning_rates)
     meta = {
         "config": as_json(config),
         "data": describe_data(experiment.data),

@@ -45,13 +45,13 @@ def main(path: Path) -> None:
     with command._joined(flags, config):
         from aigc_jax.evaluate import evaluate
         from aigc_jax.sample import generate
-        from aigc_jax.tasks.task import Request
+        from aigc_jax.tasks.task import Settings
         from aigc_jax.train import train
 
         result = train(config, workdir)
         if not result["stopped"]:
             seen["report"] = evaluate(config, workdir)
-            generate(config, workdir, Request(num=16))
+            generate(config, workdir, Settings(), num=16)
     path.with_name(f"{path.name}.{me}").write_text(json.dumps(seen))
     sys.exit(128 + signal.Signals[result["stopped"]] if result["stopped"] else 0)
 

@@ -33,8 +33,9 @@ def test_it_can_be_opened_evaluated_and_generated_from(family, old_runs):
     values = run.evaluate()
     expected = next(line for line in lines(old_runs / family) if "eval/" in str(line))
     for name, value in values.items():
-        # Noise in evaluation is drawn otherwise now, and batch norm has other statistics.
-        assert value == pytest.approx(expected[name], rel=0.05, abs=0.1), name
+        # A GPT's evaluation has no noise. That of the others is drawn otherwise now, on 20 images.
+        close = {"rel": 1e-4} if family == "lm" else {"rel": 0.2, "abs": 0.35}
+        assert value == pytest.approx(expected[name], **close), name
     samples = run.generate(3, max_new_tokens=5)
     assert len(next(iter(samples.values()))) == 3
     if family == "gan":

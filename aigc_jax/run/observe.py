@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class Log:
         unit: str,
         units_per_step: int,
         begun: list | None = None,
+        more: Callable[[int], dict[str, float]] = lambda step: {},
     ):
         """
         Args:
@@ -116,9 +118,10 @@ class Log:
             unit: what throughput counts.
             units_per_step: how many of it a step holds.
             begun: what `begun` was when the run stopped in the middle of an interval.
+            more: further scalars of an interval's last step, from the number of steps before it.
         """
         self.latest: dict[str, float] = {}
-        self._writer, self._clock, self._total = writer, clock, total
+        self._writer, self._clock, self._total, self._more = writer, clock, total, more
         self._unit, self._units_per_step = unit, units_per_step
         self._new: list[tuple[int, Any]] = []  # the interval that is running
         self._sums = Sums(begun)  # of what was fetched of it
@@ -216,7 +219,8 @@ class Log:
         if self._figures is not None:
             hosts, outlier = self._hosts.compare(np.asarray(self._figures))
             self._figures = None
-        self._writer.scalars(step, {**values, **self._speed, **shares, **hosts})
+        more = self._more(step - 1)
+        self._writer.scalars(step, {**values, **more, **self._speed, **shares, **hosts})
         if outlier:
             echo(f"step {step}: {outlier}")
         if not self._bar.disable:

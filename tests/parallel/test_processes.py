@@ -18,7 +18,7 @@ from aigc_jax.data import order
 from aigc_jax.evaluate import evaluate
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.sample import generate
-from aigc_jax.tasks.task import Request
+from aigc_jax.tasks.task import Settings
 from aigc_jax.train import train
 
 KEYS = {
@@ -42,7 +42,7 @@ def alone(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 6)
         train(config, path / "half")
-    generate(config, path / "whole", Request(num=16))
+    generate(config, path / "whole", Settings(), num=16)
     return path, evaluate(config, path / "whole")
 
 
