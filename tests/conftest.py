@@ -30,7 +30,9 @@ from jaxtyping import install_import_hook
 
 install_import_hook("aigc_jax", "beartype.beartype")
 
+import gc
 import shutil
+import sys
 
 import pytest
 
@@ -58,6 +60,7 @@ SLOW = (
     "test_processes.py",
     "test_train.py",
     "test_command_line.py",
+    "test_nonfinite.py",
     "test_executable.py",
 )
 
@@ -65,6 +68,18 @@ SLOW = (
 def pytest_collection_modifyitems(items):
     rank = {name: i for i, name in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+
+
+# Tracing makes objects by the million, and Python would look through all of them every 700.
+gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """A file's programs leave memory with it: a worker would grow by gigabytes, and slow down."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")
