@@ -72,10 +72,10 @@ class Experiment:
         self.batch_size = config.data.batch_size * tasks.batches_per_step(config)
         self.num_steps = self.steps("duration")
         tx, self.schedules = {}, {}
-        for network, section in config.optimizer.items():
-            key = f"config.optimizer.{network}"
+        for network, updates in tasks.updates_per_step(config).items():
+            section, key = config.optimizer[network], f"config.optimizer.{network}"
             tx[network], self.schedules[network] = optim.make(
-                section, key, self.num_steps, self.batch_size, self.data.size
+                section, key, self.num_steps, self.batch_size, self.data.size, updates
             )
         self.task = tasks.build(config, data_spec(config, self.data), tx)
         self.abstract_state = self._abstract_state()

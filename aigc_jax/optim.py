@@ -18,7 +18,14 @@ from aigc_jax.errors import UserError, lookup, nearest
 from aigc_jax.schedules import make_schedule
 
 
-def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples: int):
+def make(
+    config: Config,
+    key: str,
+    num_steps: int,
+    batch_size: int,
+    num_examples: int,
+    updates_per_step: int = 1,
+):
     """The transformation of one network and its learning-rate schedule.
 
     Args:
@@ -27,6 +34,7 @@ def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples
         num_steps: steps of the whole run, the schedule's length.
         batch_size: examples per step, for durations given in epochs.
         num_examples: examples per epoch.
+        updates_per_step: how often a step updates this network; its schedule counts steps.
 
     Returns:
         `(optax.GradientTransformation, schedule)`, the schedule a function of the step: the very
@@ -47,7 +55,10 @@ def make(config: Config, key: str, num_steps: int, batch_size: int, num_examples
         raise UserError(
             f"{config.name} has no weight decay; set {key}.weight_decay=0 or {key}.name=adamw"
         )
-    tx = row.factory(schedule, **args)
+    rate = schedule
+    if updates_per_step > 1:
+        rate = lambda updates: schedule(updates // updates_per_step)  # noqa: E731
+    tx = row.factory(rate, **args)
     dtypes = {"float32": lambda tx: tx, "bfloat16": in_bfloat16}
     tx = lookup(dtypes, config.state_dtype, f"{key}.state_dtype")(tx)
     if config.clip_norm:

@@ -359,3 +359,14 @@ def test_bad_arguments_are_named(kwargs, message):
 )
 def test_durations(duration, expected):
     assert steps(duration, "key", batch_size=8, num_examples=92) == expected
+
+
+def test_a_schedule_counts_steps_where_a_step_has_several_updates():
+    section = optimizer("sgd", 1.0, schedule="linear")
+    tx, schedule = optim.make(section, "key", 10, 1, 1, updates_per_step=3)
+    params = {"kernel": jnp.zeros((2, 2))}
+    state, grads, rates = tx.init(params), {"kernel": jnp.ones((2, 2))}, []
+    for _ in range(9):
+        updates, state = tx.update(grads, state, params)
+        rates.append(float(-updates["kernel"][0, 0]))
+    np.testing.assert_allclose(rates, [float(schedule(i // 3)) for i in range(9)], rtol=1e-6)

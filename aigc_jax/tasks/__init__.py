@@ -91,6 +91,13 @@ def batches_per_step(config: Config) -> int:
     return getattr(family(config), "batches_per_step", lambda _: 1)(config)
 
 
+def updates_per_step(config: Config) -> dict[str, int]:
+    """How often one step of a complete config updates each network."""
+    module = family(config)
+    more = getattr(module, "updates_per_step", lambda _: {})(config)
+    return {**dict.fromkeys(module.NETWORKS, 1), **more}
+
+
 def build(config: Config, spec: Spec, tx: dict[str, Any]) -> Task:
     """The task that a complete config describes.
 

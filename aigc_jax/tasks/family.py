@@ -3,7 +3,8 @@
 Such a file has `NETWORKS`, the names of the networks that it trains; `sections(config)`, the
 dataclasses that parts of the config fill in; and `build(config, spec, training)`. It may have
 `batches_per_step(config)`: how many batches of `config.data.batch_size` one step takes, if not one.
-They come as one batch, whose rows `i`, `i + batches_per_step`, ... are batch number `i`.
+They come as one batch, whose rows `i`, `i + batches_per_step`, ... are batch number `i`. And
+`updates_per_step(config)`: how often a step updates a network, by name, where not once.
 """
 
 import dataclasses

@@ -327,6 +327,11 @@ def batches_per_step(config: Config) -> int:
     return config.task.discriminator_steps
 
 
+def updates_per_step(config: Config) -> dict[str, int]:
+    """The discriminator's come before each of the generator."""
+    return {"discriminator": config.task.discriminator_steps}
+
+
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> GAN:
     """The task that a complete config describes, see `tasks.build`."""
     lookup(GENERATOR_LOSSES, config.task.loss, "config.task.loss")

@@ -49,7 +49,7 @@ def transfer(
     Raises:
         UserError: two paths become one, an expression cannot be read, or nothing is taken.
     """
-    source: dict[str, np.ndarray] = {}
+    source: dict[str, Any] = {}
     for path, value in flatten_dict(given, sep="/").items():
         for pattern, replacement in rename:
             path = _regex("config.train.init_rename", re.sub, pattern, replacement, path)
@@ -59,7 +59,7 @@ def transfer(
     taken, left, networks = [], {}, {}
 
     def fill(name: str, tree: Any) -> Any:
-        flat = flatten_dict(tree, sep="/")
+        flat: dict[str, Any] = dict(flatten_dict(tree, sep="/"))
         for place, leaf in flat.items():
             path = f"{name}/{place}"
             value = source.get(path)
