@@ -71,10 +71,8 @@ class Run:
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
         text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)
-        chunks, _ = sample_chunks(
-            experiment, self.inference, Settings(kind, max_new_tokens), num, seed, prompt, text
-        )
-        samples: dict[str, Any] = gather(chunks)
+        make, _ = sample_chunks(experiment, Settings(kind, max_new_tokens), num, seed, prompt, text)
+        samples: dict[str, Any] = gather(make(self.inference))
         if tokenizer is not None:
             samples["text"] = [tokenizer.decode(tokens) for tokens in samples["tokens"]]
         return samples

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -81,23 +82,23 @@ def make_sampler(
 ):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
     TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
-    is_text = experiment.data.window is not None
-    num = 1 if is_text else 100
-    sampler = Sampler(experiment, Settings(max_new_tokens=300), chunk=num)
+    kind = experiment.task.kinds[0]
     prepare = experiment.compile_inference()
-    key = rng.stream_key(experiment.config.seed, "generate")
-    inputs = {"temperature": np.float32(0.8), "top_k": np.int32(0)} if is_text else {}
+    seed, settings = experiment.config.seed, Settings(kind, max_new_tokens=300)
+    text = {"temperature": 0.8, "top_k": 0, "top_p": 1.0}
+    # Compiled once, for all steps.
+    make, _ = sample_chunks(experiment, settings, 0, seed, "", text)
 
     def sample(state: TrainState) -> None:
-        samples = gather(sampler(prepare(state), key, num, inputs, beat=beat))
+        samples = gather(make(prepare(state), beat))
         if is_lead():
             step = int(state.step)
             stem, decode = workdir / "samples" / str(step), decoder(experiment.data.tokenizer)
             _, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
             if isinstance(shown, str):
-                writer.text(step, "samples", shown)
+                writer.text(step, kind, shown)
             else:
-                writer.image(step, "samples", shown)
+                writer.image(step, kind, shown)
 
     return sample
 
@@ -149,14 +150,14 @@ def generate(
     if tokenizer is not None and images:
         raise UserError("--images is for images; this run makes text")
     state = experiment.compile_inference()(restore(experiment, workdir, best=best))
-    chunks, num = sample_chunks(experiment, state, settings, num, seed, prompt, text or {})
+    make, num = sample_chunks(experiment, settings, num, seed, prompt, text)
     step = int(state.step)
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})
     files: list[str] = []
     kept: list[Samples] = []
     shown: Any = None
     first = 0
-    for samples in chunks:
+    for samples in make(state):
         if is_lead():
             args = {"first": first, "total": num, "overwrite": overwrite}
             pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
@@ -178,30 +179,45 @@ def generate(
 
 def sample_chunks(
     experiment: Experiment,
-    state: TrainState,
     settings: Settings,
     num: int,
     seed: int,
-    prompt: str,
-    text: Mapping[str, float],
-) -> tuple[Iterator[Samples], int]:
-    """The chunks of samples that a request asks for, and how many samples there will be."""
+    prompt: str = "",
+    text: Mapping[str, float] | None = None,
+) -> tuple[Callable[..., Iterator[Samples]], int]:
+    """What makes the samples that are asked for, and how many there will be.
+
+    Args:
+        experiment: of the run.
+        settings: what to make.
+        num: how many; 0 makes 100 images, 50 reconstructions or one text.
+        seed: of the noise.
+        prompt: a text to go on from.
+        text: see `generate`; not used for images.
+
+    Returns:
+        `make(inference_state, beat) -> chunks of samples`, and the number of samples.
+    """
     tokenizer = experiment.data.tokenizer
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:
         num = num or 1
-        inputs = {name: np.asarray(value) for name, value in text.items()}
+        inputs = {name: np.asarray(value) for name, value in (text or {}).items()}
         if prompt:
             tokens = tokenizer.encode(prompt)
             rows = lambda ids: {"tokens": np.tile(tokens, (len(ids), 1))}  # noqa: E731
     elif settings.kind == "reconstructions":
-        held_out = experiment.held_out()
+        held_out, data_seed = experiment.held_out(), jnp.uint32(experiment.config.seed)
         num = min(num or 50, held_out.size)
-        rows = lambda ids: experiment.held_out_batch(held_out, state.seed, ids)  # noqa: E731
+        rows = lambda ids: experiment.held_out_batch(held_out, data_seed, ids)  # noqa: E731
     num = num or 100
     sampler = Sampler(experiment, settings, chunk=min(num, CHUNK))
-    return sampler(state, rng.stream_key(seed, "generate"), num, inputs, rows), num
+
+    def make(state: TrainState, beat: Callable[[], None] = lambda: None) -> Iterator[Samples]:
+        return sampler(state, rng.stream_key(seed, "generate"), num, inputs, rows, beat)
+
+    return make, num
 
 
 def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, float]) -> Path:
