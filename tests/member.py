@@ -24,8 +24,8 @@ def main(path: Path) -> None:
     seen = {"rows": {}, "report": None}
     load = source.load
 
-    def noting(data_config, split):
-        data = load(data_config, split)
+    def noting(data_config, split, *, train=None):
+        data = load(data_config, split, train=train)
         rows = seen["rows"].setdefault(split, [])
 
         def fetch(indices):
