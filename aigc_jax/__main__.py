@@ -237,6 +237,11 @@ def main(argv: list[str] | None = None) -> None:
             code = _main(argv)
         except (UserError, OSError, KeyboardInterrupt) as error:
             code = _report(error)
+        except ValueError as error:
+            if "for JAX flag" not in str(error):
+                raise
+            # JAX was not imported: it does not understand a variable of the environment
+            code = _report(UserError(f"{first_line(error)}; mend or unset that variable"))
         sys.exit(code)
 
 
@@ -283,10 +288,6 @@ def _joined(flags, config):
     Where this process fails it ends here, and the others are told.
     """
     _quiet()
-    try:
-        import jax  # noqa: F401
-    except ValueError as error:  # a variable of the environment that it does not understand
-        raise UserError(f"JAX does not start: {first_line(error)}; mend or unset it") from error
     from aigc_jax.parallel import processes
 
     processes.cpu_devices(config)

@@ -114,7 +114,7 @@ def test_a_home_is_understood_in_every_path_and_none_is_needed(monkeypatch, tmp_
     [
         ("JAX_PLATFORMS", "nosuch", "JAX finds no devices for JAX_PLATFORMS=nosuch"),
         ("JAX_PLATFORMS", "cuda", "JAX finds no devices for JAX_PLATFORMS=cuda"),
-        ("JAX_NUM_CPU_DEVICES", "x", "JAX does not start: Invalid value"),
+        ("JAX_NUM_CPU_DEVICES", "x", 'Invalid value "x" for JAX flag jax_num_cpu_devices; mend'),
         ("SLURM_NTASKS", "2", "SLURM_NTASKS=2 is set: start the processes with that launcher"),
         ("SLURM_NTASKS", "two", 'SLURM_NTASKS="two" is not a number'),
     ],
