@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
 from aigc_jax.aot import flops
+from aigc_jax.aot.chips import peak_flops
 from aigc_jax.models import gan as gan_models
 from aigc_jax.models import vae as vae_models
 from aigc_jax.models.transformer import GPT
@@ -232,10 +233,10 @@ def test_measured_peak_is_a_rate_that_does_not_grow_with_the_work():
 
 
 def test_peaks_are_known_by_the_names_that_jax_gives():
-    assert flops.peak_flops("TPU v5 lite", "bfloat16") == 197e12
-    assert flops.peak_flops("NVIDIA A100-SXM4-40GB", "float32") == 156e12
-    assert flops.peak_flops(jax.local_devices(backend="cpu")[0].device_kind, "float32") is None
-    assert flops.peak_flops("TPU v4", "int8") is None
+    assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
+    assert peak_flops("NVIDIA A100-SXM4-40GB", "float32") == 156e12
+    assert peak_flops(jax.local_devices(backend="cpu")[0].device_kind, "float32") is None
+    assert peak_flops("TPU v4", "int8") is None
 
 
 # Forward FLOPs of the layers of the seed systems, per example.
@@ -272,9 +273,7 @@ def test_gan_step_agrees_with_its_formula(generator, discriminator, layers_g, la
     """G: forward once, for both losses, and backward. D: forward and backward on real and on fake;
     then forward on fake and back to the images, for G's sake. No other first layer needs the
     gradient of its input."""
-    task = GAN(
-        generator, discriminator, 100, "non_saturating", dict.fromkeys(NETWORKS, optax.adam(1e-4))
-    )
+    task = GAN(generator, discriminator, 100, dict.fromkeys(NETWORKS, optax.adam(1e-4)))
     g, d = sum(layers_g), sum(layers_d)
     formula = (3 * g - layers_g[0]) + 2 * (3 * d - layers_d[0]) + 2 * d
     assert count_step(task, {"image": shape(BATCH, *IMAGE)}) == BATCH * formula
@@ -309,7 +308,7 @@ def test_vae_step_agrees_with_its_formula(encoder, decoder, layers):
 
 def gpt(**options):
     model = GPT(65, block_size=16, num_layers=3, num_heads=4, embed_dim=32, **options)
-    task = CausalLM(model, optax.adam(1e-3))
+    task = CausalLM(model, {"model": optax.adam(1e-3)})
     return task, {"tokens": jax.ShapeDtypeStruct((BATCH, 17), jnp.int32)}
 
 
