@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import tempfile
+from importlib.util import find_spec
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -11,7 +12,8 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 # processes of one `pytest` share their programs. Processes that a test starts inherit all of this:
 # with other flags they would share nothing.
 _flags = ["--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have the newer alone
+# Later ones have the newer emitter alone, and libtpu ends a process over a flag that it lacks.
+if importlib.metadata.version("jaxlib").startswith("0.10.") and not find_spec("libtpu"):
     _flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ["XLA_FLAGS"] = " ".join(_flags)
 os.environ["NPROC"] = "32"  # XLA's threads: see aigc_jax.parallel.processes.cpu_devices
