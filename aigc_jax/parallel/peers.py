@@ -224,6 +224,10 @@ class Peers:
             self._peer_lost(silent[0], SILENT)
         if self._lost is not None:
             self._exit_for_peer()
+        libc = ctypes.CDLL(None)  # of another cause, then: as if we had not been here
+        libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+        libc.signal(signal.SIGABRT, None)
+        os.kill(os.getpid(), signal.SIGABRT)
 
     def _exit_for_peer(self) -> None:
         """Ends this process for another's sake: with its exit code, if it told one."""

@@ -8,6 +8,7 @@ sent the time before. The devices never wait for it, and no host runs far ahead 
 """
 
 import signal
+import threading
 import time
 from typing import Any
 
@@ -37,7 +38,7 @@ class Requests:
         """
         self.signal: str | None = None
         self.save = False
-        self._noted = 0  # the signal that reached this process
+        self._noted, self._hearing = 0, threading.Lock()  # the signal that reached this process
         self._before: dict[int, Any] = {}
         self._seconds, self._since = 60 * checkpoint_minutes, time.monotonic()
         self._exchange = Exchange() if jax.process_count() > 1 else None
@@ -99,5 +100,10 @@ class Requests:
         for n, handler in self._before.items():
             ours = isinstance(getattr(handler, "__self__", None), AtOnce)
             signal.signal(n, signal.SIG_DFL if ours else handler)
-        self._noted = number
-        say(f"{signal.Signals(number).name}: stopping after this step, a checkpoint follows")
+        self.heard(number)
+
+    def heard(self, number: int) -> None:
+        """Notes a signal, from any thread."""
+        if self._hearing.acquire(blocking=False):  # the first one
+            self._noted = number
+            say(f"{signal.Signals(number).name}: stopping after this step, a checkpoint follows")

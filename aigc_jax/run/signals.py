@@ -24,8 +24,8 @@ class AtOnce:
     """While it is entered, the first of these signals ends the process, with `128 + number`.
 
     A handler runs between two bytecodes of the main thread, which may be in a library for minutes;
-    a thread hears of a signal too, and ends the process then. It leaves a first signal to who has
-    taken the handler over (`Requests`); a second one is obeyed whatever the main thread does.
+    a thread hears of a signal too, and ends the process then. A first signal it tells whoever has
+    taken the handler over (`Requests.heard`); a second one is obeyed whatever the main thread does.
     SIGUSR1 and SIGUSR2, which ask a run that trains for a look inside, do nothing yet.
 
     Outside the main thread, which alone may set handlers, it does nothing.
@@ -69,8 +69,11 @@ class AtOnce:
                 for number in heard:
                     if number not in STOPPING:
                         continue
-                    if signal.getsignal(number) == self._handle:
+                    owner = getattr(signal.getsignal(number), "__self__", None)
+                    if owner is self:
                         self._end(number)
+                    elif hasattr(owner, "heard"):
+                        owner.heard(number)
                     taken_over += 1
                     if taken_over > 1:
                         die_of(number)

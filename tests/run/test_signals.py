@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from runs import FAMILIES, ROOT
@@ -53,13 +52,15 @@ def test_a_signal_in_c_code_ends_the_process_and_tells(number):
 
 def test_a_second_signal_is_obeyed_though_the_first_was_not_heard():
     """The loop has taken the signals over, and the main thread never comes back to Python."""
-    hold = "signal.signal(signal.SIGTERM, lambda *_: None)"
-    process = start(BODY.format(before=hold))
+    listen = "from aigc_jax.run.requests import Requests; Requests().listen()"
+    process = start(BODY.format(before=listen))
     ready(process)
-    while process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
-    assert process.returncode == -signal.SIGTERM
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line == "SIGTERM: stopping after this step, a checkpoint follows\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_nohup_is_respected_and_requests_for_a_look_do_no_harm():

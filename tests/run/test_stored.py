@@ -14,7 +14,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.stored import checksum, held
 
-VALUES = {"bias": np.float32([1.0, 2.0]), "kernel": np.float32([[3.0, 4.0]])}
+VALUES = {"bias": np.array([1, 2], np.float32), "kernel": np.array([[3, 4]], np.float32)}
 
 
 def state_of(step: int):
@@ -27,6 +27,12 @@ def abstract(state):
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
+
+
+def restored(checkpoints: Checkpoints, state, *args, **kwargs):
+    found = checkpoints.restore(abstract(state), *args, **kwargs)
+    assert found is not None
+    return found
 
 
 def save(path, states, metrics=None, **kwargs) -> Checkpoints:
@@ -58,7 +64,7 @@ def test_a_state_that_is_not_finite_is_not_saved(copy, bad):
         checkpoints.save(3, state, {}, None)
     checkpoints.close()
     assert checkpoints.steps() == [1, 2]
-    assert_same(checkpoints.restore(abstract(state)), state_of(2))
+    assert_same(restored(checkpoints, state), state_of(2))
 
 
 @pytest.mark.parametrize(("higher", "best"), [(False, 2), (True, 4)])
@@ -70,7 +76,7 @@ def test_the_best_is_finite_and_knows_its_direction(tmp_path, higher, best):
     checkpoints = save(tmp_path, states, metrics, **kwargs)
     assert checkpoints.best_step() == best
     assert checkpoints.steps() == [best, 8]
-    assert checkpoints.restore(abstract(state_of(0)), best)["step"] == best
+    assert restored(checkpoints, state_of(0), best)["step"] == best
 
 
 def test_no_metric_no_best(saved):
@@ -88,14 +94,14 @@ def test_arrays_that_older_code_did_not_write_are_made(saved):
         return jnp.full(shape.shape, 7, shape.dtype)
 
     checkpoints = Checkpoints(saved, read_only=True)
-    found = checkpoints.restore(abstract(state), missing=missing)
+    found = restored(checkpoints, state, missing=missing)
     assert sorted(asked) == ["networks/model/ema_stats/mean", "seed"]
     assert found["seed"] == 7
     del found["seed"], found["networks"]["model"]["ema_stats"]
     assert_same(found, state_of(2))
     for refusing in (None, lambda *_: None):
         with pytest.raises(UserError, match=r"it lacks networks/model/ema_stats/mean, seed"):
-            checkpoints.restore(abstract(state), missing=refusing)
+            restored(checkpoints, state, missing=refusing)
 
 
 def test_what_is_there_is_verified_though_something_is_missing(copy, capsys):
@@ -105,7 +111,7 @@ def test_what_is_there_is_verified_though_something_is_missing(copy, capsys):
     meta["fingerprints"]["networks/model/params/bias"][1] ^= 1
     path.write_text(json.dumps({**meta, "checksum": checksum(meta)}))
     state = {**state_of(1), "seed": jnp.uint32(0)}
-    found = Checkpoints(copy).restore(abstract(state), missing=lambda *_: jnp.uint32(0))
+    found = restored(Checkpoints(copy), state, missing=lambda *_: jnp.uint32(0))
     assert found["step"] == 1
     assert (
         "2 cannot be read (networks/model/params/bias is not what was saved)"
@@ -125,7 +131,7 @@ def test_a_config_that_does_not_fit_is_blamed_not_the_checkpoint(saved, change, 
     state = state_of(0)
     change(state["networks"]["model"])
     with pytest.raises(UserError, match=rf"this config does not make the model of .*{message}"):
-        Checkpoints(saved).restore(abstract(state))
+        restored(Checkpoints(saved), state)
 
 
 def test_parameters_of_a_run_of_unknown_structure(saved):
@@ -153,7 +159,7 @@ def test_names_that_are_not_ours_are_left_alone(copy, capsys):
     (copy / "9").write_text("a file")
     assert Checkpoints(copy, read_only=True).steps() == [1, 2]
     checkpoints = Checkpoints(copy, keep=2)
-    assert checkpoints.restore(abstract(state_of(0)), set_aside=True)["step"] == 2
+    assert restored(checkpoints, state_of(0), set_aside=True)["step"] == 2
     for step in (3, 4):
         checkpoints.save(step, state_of(step), {}, None)
     checkpoints.close()
@@ -169,9 +175,7 @@ def test_a_checkpoint_that_is_being_read_is_not_deleted(copy):
             checkpoints.save(step, state_of(step), {}, None)
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4]
-        assert_same(
-            Checkpoints(copy, read_only=True).restore(abstract(state_of(0)), 2), state_of(2)
-        )
+        assert_same(restored(Checkpoints(copy, read_only=True), state_of(0), 2), state_of(2))
     checkpoints.save(5, state_of(5), {}, None)
     checkpoints.close()
     assert checkpoints.steps() == [5]
@@ -190,7 +194,7 @@ def test_one_deleted_before_it_was_held_is_looked_for_no_more(copy, monkeypatch,
         return listed()
 
     monkeypatch.setattr(checkpoints, "_listed", lagging)
-    assert checkpoints.restore(abstract(state_of(0)))["step"] == 1
+    assert restored(checkpoints, state_of(0))["step"] == 1
     assert capsys.readouterr().err == ""
 
 
