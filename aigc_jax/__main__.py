@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aigc_jax import command_line
+from aigc_jax import command_line, manual
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest
 from aigc_jax.run import console, signals
@@ -247,14 +247,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        console.result(command_line.overview(VERBS))
+        console.result(manual.overview(VERBS))
         return 0
     name, *rest = argv
     if name not in VERBS:
         raise UserError(f'unknown verb "{name}"{nearest(name, VERBS)}')
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
-        console.result(command_line.verb_help(name, verb, rest))
+        console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
     if words and name != "data":
