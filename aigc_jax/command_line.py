@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aigc_jax import ranges
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run.files import expand, read_config
 
@@ -38,12 +39,13 @@ MOVED = {
 
 
 class Flag(NamedTuple):
-    """A flag of a verb."""
+    """A flag of a verb; `allowed` is what it may be, where its type does not say it."""
 
     name: str
     type: type
     default: Any
     about: str
+    allowed: ranges.Allowed | None = None
 
 
 class Flags(dict):
@@ -105,6 +107,9 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         raise UserError(message) from None
     except Exception as error:  # the parsers of values raise what they like
         raise UserError(_flag_error(error, config)) from None
+    for flag in flags:
+        if flag.allowed is not None:
+            ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
     if config is not None:
         tasks.check(config)
     parsed = Flags({flag.name: values[flag.name].value for flag in flags if flag.name in values})
