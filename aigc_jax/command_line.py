@@ -88,14 +88,14 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     if overrides and config is None:
         raise UserError(f"--config.{overrides[0]} needs --config=FILE or the --workdir of a run")
     if config is not None:
-        from aigc_jax import tasks
-
+        tasks = families()
         config, dropped = tasks.renamed(config, _names(argv))
         if dropped:
             print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
         config = tasks.filled(config)
         for key in overrides:
             check_key(config, key)
+        argv = [_empty_tuple(arg, config) for arg in argv]
     try:
         if config is not None:
             config_flags.DEFINE_config_dict(
@@ -111,10 +111,19 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         if flag.allowed is not None:
             ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
     if config is not None:
-        tasks.check(config)
+        families().check(config)
     parsed = Flags({flag.name: values[flag.name].value for flag in flags if flag.name in values})
     parsed["config_path"] = path
     return parsed, config, list(words)
+
+
+def families() -> Any:
+    """The module `aigc_jax.tasks`. With it comes JAX, which reads the environment."""
+    try:
+        from aigc_jax import tasks
+    except ValueError as error:  # a variable that it does not understand
+        raise UserError(f"JAX does not start: {first_line(error)}; mend or unset it") from error
+    return tasks
 
 
 def load(path: str) -> ConfigDict:
@@ -264,6 +273,15 @@ def _underscored(arg: str, known: set[str]) -> str:
     match = re.fullmatch(r"--([\w-]+)(=.*)?", arg, re.DOTALL)
     name = match[1].replace("-", "_") if match else ""
     return f"--{name}{match[2] or ''}" if match and name in known else arg
+
+
+def _empty_tuple(arg: str, config: Any) -> str:
+    """`--config.parallel.rules=` means none of them."""
+    match = re.fullmatch(r"--?config\.(.+)=", arg)
+    if match:
+        for part in match[1].split("."):
+            config = config[part]
+    return f"{arg}()" if match and isinstance(config, tuple) else arg
 
 
 def take_config(argv: list[str]) -> tuple[list[str], str]:

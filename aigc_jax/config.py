@@ -193,6 +193,35 @@ def check(config: Config, allowed: dict[str, Any]) -> None:
         best_metric(config.train.best)
 
 
+def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Why a checkpoint of one config holds no state for another; empty where nothing says so.
+
+    Each network's optimizer has a state of its own kind, moving averages and frozen parameters are
+    a part of it or are not. (What else may differ, shapes for example, a checkpoint tells itself.)
+
+    Args:
+        before, after: complete configs, flat JSON (`flatten(as_json(config))`).
+    """
+    reasons = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key == "train.ema_decay" and bool(old) != bool(new):
+            why = "there are no moving averages in it" if new else "it has moving averages"
+        elif re.fullmatch(r"task\.name|train\.freeze|optimizer\.[^.]+\.(name|state_dtype)", key):
+            why = "the two keep different states"
+        elif re.fullmatch(r"optimizer\.[^.]+\.(clip_norm|args\..*)", key) and (
+            bool(old) != bool(new) or isinstance(new, str)
+        ):
+            why = "the two optimizers keep different states"
+        else:
+            continue
+        reasons.append(f"config.{key} was {old} and is {new} ({why})")
+    names = [reason for reason in reasons if ".name was" in reason]
+    return "; ".join(names or reasons)  # another optimizer has other arguments
+
+
 def upgrade_data(section: dict[str, Any]) -> dict[str, Any]:
     """An old run's data section in today's keys; one of today comes back as it is.
 

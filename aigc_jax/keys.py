@@ -197,8 +197,8 @@ EVALUATION: Table = {
 FIELDS: dict[str, Allowed] = {
     **dict.fromkeys(("latent_dim", "embed_dim"), SIZE),
     **dict.fromkeys(("mlp_dim", "num_kv_heads"), SIZE_OR_ZERO),
-    **dict.fromkeys(("num_layers", "num_heads"), FEW),
-    **dict.fromkeys(("kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),
+    "num_heads": FEW,
+    **dict.fromkeys(("num_layers", "kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),
     "features": each(SIZE, least=1),
     **dict.fromkeys(  # without hidden layers they are linear
         [f"Dense{part}.features" for part in ("Generator", "Discriminator", "Encoder", "Decoder")],

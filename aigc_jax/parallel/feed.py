@@ -42,7 +42,8 @@ class TrainFeed:
 
     def at(self, step: int, seed: int) -> Feed:
         """The feed of a step of the run with this seed: a pure function of both."""
-        indices = order.train_indices(self.data.size, self.batch_size, seed, step)[self._rows]
+        rows = self._rows  # refuses what is too large before its indices are drawn
+        indices = order.train_indices(self.data.size, self.batch_size, seed, step)[rows]
         return {"index": indices.astype(np.int32)} if self.on_device else self.data.fetch(indices)
 
     def steps(self, start: int, stop: int, seed: int) -> Generator[Feed, None, None]:
