@@ -273,11 +273,6 @@ def main(argv: list[str] | None = None) -> None:
             code = _main(argv)
         except (Exception, KeyboardInterrupt) as error:
             code = _report(error)
-        except ValueError as error:
-            if "for JAX flag" not in str(error):
-                raise
-            # JAX was not imported: it does not understand a variable of the environment
-            code = _report(UserError(f"{first_line(error)}; mend or unset that variable"))
         sys.exit(code)
 
 
@@ -315,6 +310,9 @@ def _report(error: BaseException) -> int:
         return 2
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and XLA's
         print(f"error: out of memory: {first_line(error)}; ask for less at once", file=sys.stderr)
+        return 2
+    if isinstance(error, ValueError) and "for JAX flag" in str(error):  # JAX was not imported
+        print(f"error: {first_line(error)}; mend or unset that variable", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     return 1

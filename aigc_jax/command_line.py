@@ -88,7 +88,8 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     if overrides and config is None:
         raise UserError(f"--config.{overrides[0]} needs --config=FILE or the --workdir of a run")
     if config is not None:
-        tasks = families()
+        from aigc_jax import tasks
+
         config, dropped = tasks.renamed(config, _names(argv))
         if dropped:
             print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
@@ -111,19 +112,10 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         if flag.allowed is not None:
             ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
     if config is not None:
-        families().check(config)
+        tasks.check(config)
     parsed = Flags({flag.name: values[flag.name].value for flag in flags if flag.name in values})
     parsed["config_path"] = path
     return parsed, config, list(words)
-
-
-def families() -> Any:
-    """The module `aigc_jax.tasks`. With it comes JAX, which reads the environment."""
-    try:
-        from aigc_jax import tasks
-    except ValueError as error:  # a variable that it does not understand
-        raise UserError(f"JAX does not start: {first_line(error)}; mend or unset it") from error
-    return tasks
 
 
 def load(path: str) -> ConfigDict:

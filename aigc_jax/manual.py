@@ -56,9 +56,9 @@ def verb_help(name: str, verb: Any, argv: Sequence[str]) -> str:
 def keys_help(config: ConfigDict) -> list[str]:
     """A line for each key of a config, in groups: its value and what it means. Of networks that
     have the same optimizer, the second shows where it differs from the first."""
+    from aigc_jax import tasks
     from aigc_jax.config import flatten
 
-    tasks = command_line.families()
     config = tasks.filled(config)
     meanings = tasks.meanings(config)
     places = {path: place for place, path in enumerate(meanings)}

@@ -2,14 +2,17 @@
 
 import contextlib
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import FAMILIES, make_config
 
-from aigc_jax import keys, ranges, tasks
+from aigc_jax import keys, optim, ranges, tasks
 from aigc_jax.config import (
+    another_state,
+    as_json,
     base,
     best_metric,
     evaluation,
@@ -214,6 +217,56 @@ def test_a_duration_in_steps_is_that_many(count):
 def test_a_run_has_a_length(duration):
     with pytest.raises(UserError, match=r"config.train.duration=.* is not a duration above 0"):
         tasks.complete(make_config("vae", train__duration=duration))
+
+
+OTHER_STATES = {
+    "train.ema_decay": (0.9, r"train.ema_decay was 0.0 and is 0.9 \(there are no moving averages"),
+    "train.freeze": (("encoder/",), "train.freeze was"),
+    "optimizer.model.state_dtype": ("bfloat16", "model.state_dtype was float32 and is bfloat16"),
+    "optimizer.model.clip_norm": (1.0, "model.clip_norm was 0.0 and is 1.0"),
+    "optimizer.model.args.mu_dtype": ("bfloat16", "args.mu_dtype was float32"),
+}
+SAME_STATE = {
+    "optimizer.model.learning_rate": 0.5,
+    "optimizer.model.args.b1": 0.5,
+    "task.latent_dim": 7,  # a checkpoint tells shapes itself
+    "train.duration": "9 steps",
+}
+
+
+def flat(config):
+    return flatten(as_json(tasks.complete(config)))
+
+
+def test_what_makes_another_state_is_told_with_the_reason():
+    before = flat(make_config("vae"))
+    assert another_state(before, before) == ""
+    for path, (value, reason) in OTHER_STATES.items():
+        after = flat(with_value("vae", path, value))
+        assert re.search(reason, another_state(before, after))
+        assert another_state(after, before)
+    for path, value in SAME_STATE.items():
+        assert another_state(before, flat(with_value("vae", path, value))) == ""
+
+
+def test_another_optimizer_takes_its_own_arguments_and_is_no_state_to_go_on_from():
+    stored = tasks.complete(make_config("vae", optimizer__model__args={"b1": 0.5}))
+    config, dropped = tasks.renamed(from_json(as_json(stored)), {"optimizer.model.name": "sgd"})
+    gone = ("b1", "b2", "eps", "eps_root", "mu_dtype")
+    assert dropped == [f"config.optimizer.model.args.{name}" for name in gone]
+    args = tasks.complete(config).optimizer.model.args
+    assert args.to_dict() == optim.defaults("sgd")
+    assert another_state(flat(stored), flat(config)) == (
+        "config.optimizer.model.name was adam and is sgd (the two keep different states)"
+    )
+    same, dropped = tasks.renamed(stored, {"optimizer.model.name": "adam"})
+    assert (same.to_dict(), dropped) == (stored.to_dict(), [])
+
+
+def test_another_pair_of_networks_takes_its_own_fields():
+    config, dropped = tasks.renamed(make_config("dcgan64"), {"model.name": "dense"})
+    assert "config.model.generator.kernel_size" in dropped
+    assert tasks.complete(config).model.generator.to_dict() == {"features": (8, 8, 8, 8)}
 
 
 def test_best_needs_a_direction():
