@@ -12,23 +12,33 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from aigc_jax import command_line
+from aigc_jax import command_line, manual, ranges
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest
 from aigc_jax.run import console, signals
-from aigc_jax.run.files import MENDABLE, expand, to_json
+from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json
 
-CONFIG = Flag("config", str, "", "FILE[:ARG], e.g. configs/gan/dcgan.py:smoke")
+NUM = ranges.Range(0, 10**9, "[]", whole=True)
+TOKENS = ranges.Range(0, 2**22, "[]", whole=True)  # of a hundred texts at once
+ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
+SLICES = ranges.Range(1, 1024, "[]", whole=True)
+CONFIG = Flag(
+    "config",
+    str,
+    "",
+    "FILE[:ARG], e.g. gan/dcgan:quickstart; or a run's workdir, to repeat it",
+)
 WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
 OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
 BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
 PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
-    Flag("num_processes", int, 0, "several processes: how many"),
+    Flag("num_processes", int, 0, "several processes: how many", ranges.SIZE_OR_ZERO),
     Flag("process_id", int, -1, "several processes: which one this is, from 0"),
-    Flag("join_timeout", int, 300, "several processes: seconds to wait for the others"),
+    Flag("join_timeout", int, 300, "several processes: seconds to wait for the others", SECONDS),
 )
 
 
@@ -43,7 +53,7 @@ class Verb(NamedTuple):
 
 def train(flags, config, _) -> dict[str, Any]:
     if config is None:
-        raise UserError("--config=FILE is missing; there are some under configs/")
+        raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
     if flags.resume not in ("auto", "force"):
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
     workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
@@ -63,23 +73,8 @@ def evaluate(flags, config, _) -> dict[str, Any]:
 
 
 def generate(flags, config, _) -> dict[str, Any]:
-    from aigc_jax import ranges
-
     config, workdir = command_line.run_config(config, flags.workdir)
-    allowed = {
-        "num": ranges.Range(0, 1e9, whole=True),
-        "max_new_tokens": ranges.Range(0, 1e9, whole=True),
-        "temperature": ranges.NOT_NEGATIVE,
-        "top_k": ranges.Range(0, 2**31, whole=True),
-        "top_p": ranges.Range(0, 1, "(]"),
-        "seed": ranges.SEED,
-    }
-    for name, values in allowed.items():
-        ranges.check(flags[name], values, f"--{name}")
-    paths = {
-        name: expand(name, flags[name]) if flags[name] else None
-        for name in ("out", "images", "npz")
-    }
+    paths = {name: _to_write(name, flags[name]) for name in ("out", "images", "npz")}
     with _joined(flags, config):
         from aigc_jax.sample import generate
         from aigc_jax.tasks.task import Settings
@@ -98,9 +93,22 @@ def generate(flags, config, _) -> dict[str, Any]:
         )
 
 
+def _to_write(flag: str, value: str) -> Path | None:
+    """The path of a flag of `generate`, if it can be written: images of hours are not lost."""
+    if not value:
+        return None
+    path = expand(flag, value)
+    if flag == "images":
+        check_writable(flag, value, path / "0.png")
+    else:
+        check_writable(flag, value, path)
+        check_writable(flag, value, path.with_name(f"{path.name}-000000000-000000099.png"))
+    return path
+
+
 def bench(flags, config, _) -> dict[str, Any]:
     if config is None:
-        raise UserError("--config=FILE is missing; there are some under configs/")
+        raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
     with _joined(flags, config):
         from aigc_jax.bench import bench
 
@@ -109,7 +117,7 @@ def bench(flags, config, _) -> dict[str, Any]:
 
 def compile(flags, config, _) -> dict[str, Any]:
     if config is None:
-        raise UserError("--config=FILE is missing; there are some under configs/")
+        raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
     _quiet()
     if flags.sweep:
         for name in ("check", "find_batch", "save"):
@@ -158,14 +166,14 @@ VERBS = {
             Flag("executable", str, "", "file with the compiled step; made if it is not there"),
             *PROCESSES,
         ),
-        "aigc train --config=configs/gan/dcgan.py --workdir=runs/dcgan --config.train.duration='2 "
+        "aigc train --config=gan/dcgan:quickstart --workdir=runs/dcgan --config.train.duration='2 "
         "epochs'",
         train,
     ),
     "evaluate": Verb(
         "measure a run's checkpoint on held-out data; writes WORKDIR/report.json",
         (CONFIG, OF_RUN, BEST, *PROCESSES),
-        "aigc evaluate --workdir=runs/vae",
+        "aigc evaluate --workdir=runs/dcgan",
         evaluate,
     ),
     "generate": Verb(
@@ -174,13 +182,33 @@ VERBS = {
             CONFIG,
             OF_RUN,
             Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
-            Flag("num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text"),
-            Flag("seed", int, 0, "of the noise"),
+            Flag(
+                "num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text", NUM
+            ),
+            Flag("seed", int, 0, "of the noise", ranges.SEED),
             Flag("prompt", str, "", "text: go on from this"),
-            Flag("max_new_tokens", int, 500, "text: how much to add"),
-            Flag("temperature", float, 0.8, "text: below 1 is safer, 0 takes the likeliest token"),
-            Flag("top_k", int, 0, "text: draw among the k likeliest tokens; 0: among all"),
-            Flag("top_p", float, 1.0, "text: draw among the likeliest that have this probability"),
+            Flag("max_new_tokens", int, 500, "text: how much to add", TOKENS),
+            Flag(
+                "temperature",
+                float,
+                0.8,
+                "text: below 1 is safer, 0 takes the likeliest token",
+                ranges.NOT_NEGATIVE,
+            ),
+            Flag(
+                "top_k",
+                int,
+                0,
+                "text: draw among the k likeliest tokens; 0: among all",
+                ranges.COUNT_OR_ZERO,
+            ),
+            Flag(
+                "top_p",
+                float,
+                1.0,
+                "text: draw among the likeliest that have this probability",
+                ranges.FACTOR,
+            ),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),
             Flag("npz", str, "", "file for all samples as arrays, too"),
@@ -188,13 +216,13 @@ VERBS = {
             BEST,
             *PROCESSES,
         ),
-        "aigc generate --workdir=runs/gpt --prompt='ROMEO:' --temperature=0.8",
+        "aigc generate --workdir=runs/dcgan --num=25 --seed=1",
         generate,
     ),
     "data": Verb(
         "`data list` shows every source; `data prepare NAME` downloads or builds one",
         (),
-        "aigc data prepare mnist",
+        "aigc data list",
         data,
     ),
     "bench": Verb(
@@ -202,10 +230,12 @@ VERBS = {
         (
             CONFIG,
             Flag("what", str, "train", "train, input or generate"),
-            Flag("rounds", int, 30, "timed rounds; the median and percentiles are of these"),
+            Flag(
+                "rounds", int, 30, "timed rounds; the median and percentiles are of these", ROUNDS
+            ),
             *PROCESSES,
         ),
-        "aigc bench --config=configs/gan/dense.py --what=train",
+        "aigc bench --config=gan/dense:smoke --what=train",
         bench,
     ),
     "compile": Verb(
@@ -213,7 +243,13 @@ VERBS = {
         (
             CONFIG,
             Flag("topology", str, "v5e:2x2", "KIND:SHAPE of the slice: v5e:16x16, v5p:4x4x4, ..."),
-            Flag("slices", int, 1, "how many of that slice, joined by the data-centre network"),
+            Flag(
+                "slices",
+                int,
+                1,
+                "how many of that slice, joined by the data-centre network",
+                SLICES,
+            ),
             Flag("what", str, "train", "train, eval or generate"),
             Flag("check", bool, False, "exit with 2 when it does not fit"),
             Flag("find_batch", bool, False, "look for the largest batch size that fits"),
@@ -221,7 +257,7 @@ VERBS = {
             Flag("sweep", bool, False, "weak and strong scaling from 4 to 256 chips"),
             Flag("out", str, "", "file to write, without its ending: .json, for a sweep .png too"),
         ),
-        "aigc compile --config=configs/lm/shakespeare_char.py:pydoc --topology=v5e:4x4 "
+        "aigc compile --config=lm/shakespeare_char:pydoc --topology=v5e:4x4 "
         "--config.data.batch_size=64 --config.parallel.data=4 --config.parallel.fsdp=4",
         compile,
     ),
@@ -235,26 +271,21 @@ def main(argv: list[str] | None = None) -> None:
         console.outlast()
         try:
             code = _main(argv)
-        except (UserError, OSError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:
             code = _report(error)
-        except ValueError as error:
-            if "for JAX flag" not in str(error):
-                raise
-            # JAX was not imported: it does not understand a variable of the environment
-            code = _report(UserError(f"{first_line(error)}; mend or unset that variable"))
         sys.exit(code)
 
 
 def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        console.result(command_line.overview(VERBS))
+        console.result(manual.overview(VERBS))
         return 0
     name, *rest = argv
     if name not in VERBS:
         raise UserError(f'unknown verb "{name}"{nearest(name, VERBS)}')
     verb = VERBS[name]
     if {"-h", "--help"} & set(rest):
-        console.result(command_line.verb_help(name, verb, rest))
+        console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
     if words and name != "data":
@@ -276,6 +307,12 @@ def _report(error: BaseException) -> int:
         return 130
     if isinstance(error, OSError) and error.errno in MENDABLE and error.filename:
         print(f"error: {first_line(error).partition('] ')[2]}", file=sys.stderr)
+        return 2
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and XLA's
+        print(f"error: out of memory: {first_line(error)}; ask for less at once", file=sys.stderr)
+        return 2
+    if isinstance(error, ValueError) and "for JAX flag" in str(error):  # JAX was not imported
+        print(f"error: {first_line(error)}; mend or unset that variable", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     return 1

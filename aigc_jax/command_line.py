@@ -1,33 +1,51 @@
-"""Flags, configs and help texts of the command line. Imports neither JAX nor TensorFlow.
+"""Flags, configs and overrides of the command line. Imports neither JAX nor TensorFlow.
 
-Help answers at once: even absl and ml_collections are imported only to parse.
+Even absl and ml_collections are imported only to parse: help answers at once (`manual.py`).
 """
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aigc_jax.errors import UserError, nearest
+from aigc_jax import ranges
+from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run.files import expand, read_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)(?:=.*)?", re.DOTALL)
+# A checkout has its configs beside the package, an installed package within.
+CONFIGS = Path(__file__).parent / "configs"
+if not CONFIGS.is_dir():
+    CONFIGS = Path(__file__).parent.parent / "configs"
+MOVED = {
+    key: f'is now a transform, e.g. --config.data.transforms="{transforms}"'
+    for key, transforms in {
+        "data.pad_crop": "random_crop(2) | range(-1, 1)",
+        "data.flip": "random_flip | range(-1, 1)",
+        "data.binarize": "binarize | range(0, 1)",
+        "data.scale": "range(-1, 1)",
+    }.items()
+}
 
 
 class Flag(NamedTuple):
-    """A flag of a verb."""
+    """A flag of a verb; `allowed` is what it may be, where its type does not say it."""
 
     name: str
     type: type
     default: Any
     about: str
+    allowed: ranges.Allowed | None = None
 
 
 class Flags(dict):
@@ -43,13 +61,13 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     either.
 
     Raises:
-        UserError: an unknown flag or key, or a value of the wrong type.
+        UserError: an unknown flag or key, or a value that it may not have.
     """
     from absl import flags as absl_flags
     from ml_collections import config_flags
 
     known = {flag.name for flag in flags}
-    argv = [_underscored(arg, known) for arg in argv]
+    argv = [_underscored(arg, known) for arg in from_flag_files(argv)]
     values = absl_flags.FlagValues()
     define = {
         str: absl_flags.DEFINE_string,
@@ -60,7 +78,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     for flag in flags:
         if flag.name != "config":
             define[flag.type](flag.name, flag.default, flag.about, flag_values=values)
-    argv, path = _take_config(argv) if "config" in known else (argv, "")
+    argv, path = take_config(argv) if "config" in known else (argv, "")
     overrides = [match[1] for arg in argv if (match := _OVERRIDE.fullmatch(arg))]
     config = None
     if path:
@@ -75,56 +93,140 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         config, dropped = tasks.renamed(config, _names(argv))
         if dropped:
             print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
-        config = tasks.complete(config)
+        config = tasks.filled(config)
         for key in overrides:
             check_key(config, key)
-        config_flags.DEFINE_config_dict(
-            "config", config, flag_values=values, sys_argv=["aigc", *argv]
-        )
+        argv = [_empty_tuple(arg, config) for arg in argv]
     try:
+        if config is not None:
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=values, sys_argv=["aigc", *argv]
+            )
         words = values(["aigc", *argv])[1:]
     except absl_flags.UnrecognizedFlagError as error:
-        message = f"unknown flag --{error.flagname}{nearest(error.flagname, known)}"
+        message = f"unknown flag --{printable(error.flagname)}{nearest(error.flagname, known)}"
         raise UserError(message) from None
-    except (absl_flags.Error, TypeError, ValueError) as error:
-        raise UserError(_flag_error(str(error), config)) from None
+    except Exception as error:  # the parsers of values raise what they like
+        raise UserError(_flag_error(error, config)) from None
+    for flag in flags:
+        if flag.allowed is not None:
+            ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
+    if config is not None:
+        tasks.check(config)
     parsed = Flags({flag.name: values[flag.name].value for flag in flags if flag.name in values})
     parsed["config_path"] = path
     return parsed, config, list(words)
 
 
 def load(path: str) -> ConfigDict:
-    """The config of `FILE[:ARG]`, its keys locked."""
-    file = Path(path.split(":", 1)[0])
-    if not file.is_file():
-        found = [str(p) for p in file.parent.glob("*.py")] if file.parent.is_dir() else []
-        found = found or [str(p) for p in Path("configs").rglob("*.py")]
-        raise UserError(f'no config file "{file}"{nearest(str(file), found) if found else ""}')
-    from absl import flags as absl_flags
-    from ml_collections import config_flags
+    """The config of `FILE[:ARG]`, its keys locked. `FILE` is
 
-    argv, values = ["aigc", f"--config={path}"], absl_flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    values(argv)
-    config: Any = values["config"].value
-    return config
+    - a file with a function `get_config`, as those under `configs/`, or the name of one of those:
+      `gan/dcgan`, found wherever the package is installed;
+    - the work directory of a run, or its `config.json`: the config of that run.
+
+    Raises:
+        UserError: there is no such file, or it makes no config.
+    """
+    file, arg = find(path)
+    if file.suffix == ".json":
+        from aigc_jax.config import from_json
+
+        if arg:
+            raise UserError(f'{printable(file)} is a stored config: leave out ":{printable(arg)}"')
+        return from_json(read_config(file))
+    return _made_by(file, arg)
+
+
+def find(path: str) -> tuple[Path, str]:
+    """The file and the argument of `FILE[:ARG]`, as `load` takes it."""
+    if _found(path):
+        name, arg = path, ""
+    else:
+        name, _, arg = path.partition(":")
+    file = _found(name)
+    if file is None:
+        places = {p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.py")}
+        close = difflib.get_close_matches(_short(name)[:200], places, n=1, cutoff=0.5)
+        hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(places))}"
+        raise UserError(f'no config file "{printable(name)}", and no run; {hint}')
+    return file, arg
+
+
+def _found(name: str) -> Path | None:
+    here = expand("config", name)
+    packaged = CONFIGS / _short(name)
+    for file in (here, _with_ending(here), _with_ending(packaged)):
+        try:
+            if file.is_file():
+                return file
+            if (file / "config.json").is_file():
+                return file / "config.json"
+        except (OSError, ValueError):  # a name that no file can have
+            continue
+    return None
+
+
+def _with_ending(file: Path) -> Path:
+    return file.with_name(f"{file.name}.py") if file.name else file
+
+
+def _short(name: str) -> str:
+    """`configs/gan/dcgan.py` -> `gan/dcgan`."""
+    return name.removeprefix("./").removeprefix("configs/").removesuffix(".py")
+
+
+def _made_by(file: Path, arg: str) -> ConfigDict:
+    """What `get_config` of a file returns."""
+    from ml_collections import ConfigDict
+
+    name = f"config file {printable(file)}"
+    try:
+        module = types.ModuleType("aigc_config")
+        module.__file__ = str(file)
+        sys.modules[module.__name__] = module  # dataclasses look for it
+        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f"{name} has no function get_config(arg)")
+        config: Any = get_config(arg) if arg else get_config()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
+        ]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        where = f"line {line}: " if line else ""
+        what = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
+        raise UserError(f"{name} fails: {where}{printable(what)}") from None
+    if not isinstance(config, ConfigDict):
+        kind = type(config).__name__
+        raise UserError(f"{name}: get_config returns {kind}; begin with aigc_jax.config.base()")
+    return ConfigDict(config).lock()  # of a frozen one, too
 
 
 def check_key(config: ConfigDict, key: str) -> None:
-    """The dotted key exists in the config, or a `UserError` offers the nearest one."""
+    """The dotted key is one of the config's, and no section; or a `UserError` says what is."""
     from ml_collections import ConfigDict
 
+    if key in MOVED:
+        raise UserError(f"config.{key} {MOVED[key]}")
     node: Any = config
     done = ""
     for part in key.split("."):
         if not isinstance(node, ConfigDict):
-            raise UserError(f"config.{done[:-1]} is a value; it has no key {part}")
+            raise UserError(f"config.{done[:-1]} is a value; it has no key {printable(part)}")
         if part not in node:
             known = [done + name for name in node]
             if not known:
                 raise UserError(f"config.{done[:-1]} has no keys in this config")
-            raise UserError(f"unknown config key {key}{nearest(done + part, known)}")
+            unknown = printable(key)
+            raise UserError(f"unknown config key {unknown}{nearest(done + part, known)}")
         node, done = node[part], f"{done}{part}."
+    if isinstance(node, ConfigDict):
+        inner = ", ".join(node) or "none in this config"
+        raise UserError(f"config.{key} is a section, not a value; its keys: {inner}")
 
 
 def run_config(config: ConfigDict | None, workdir: str) -> tuple[ConfigDict, Path]:
@@ -137,45 +239,25 @@ def run_config(config: ConfigDict | None, workdir: str) -> tuple[ConfigDict, Pat
 
 
 def default_workdir(config_path: str) -> str:
-    """`configs/gan/dcgan.py:smoke` -> `runs/gan-dcgan-smoke`."""
-    file, _, arg = config_path.partition(":")
-    path = Path(file)
-    name = f"{path.parent.name}-{path.stem}" + (f"-{arg}" if arg else "")
+    """`configs/gan/dcgan.py:smoke` -> `runs/gan-dcgan-smoke`; of a run, `runs/NAME-again`."""
+    file, arg = find(config_path)
+    if file.suffix == ".json":
+        name = f"{file.resolve().parent.name}-again"
+    else:
+        name = f"{file.resolve().parent.name}-{file.stem}" + (f"-{arg}" if arg else "")
     return str(Path("runs", re.sub(r"[^A-Za-z0-9._-]+", "-", name)))
 
 
-def overview(verbs: Mapping[str, Any]) -> str:
-    """The text of `aigc --help`."""
-    lines = [
-        "aigc: train GANs, VAEs and small transformers in JAX, from a laptop to a TPU pod",
-        "",
-        "  aigc VERB --config=FILE[:ARG] --workdir=DIR [--config.KEY=VALUE ...]",
-        "",
-        *(f"  {name:10} {verb.about}" for name, verb in verbs.items()),
-        "",
-        "`aigc VERB --help` shows the flags of a verb; with --config=FILE also what that config",
-        "says about itself and every key that can be overridden.",
-    ]
-    return "\n".join(lines)
+def from_flag_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, those in a `--flagfile=FILE` in its place."""
+    if not any(re.match("--?flagfile", arg) for arg in argv):
+        return list(argv)
+    from absl import flags as absl_flags
 
-
-def verb_help(name: str, verb: Any, argv: Sequence[str]) -> str:
-    """The text of `aigc VERB --help`."""
-    lines = [f"aigc {name}: {verb.about}", ""]
-    for flag in verb.flags:
-        default = f" [{flag.default}]" if flag.default not in ("", None) else ""
-        lines.append(f"  --{flag.name:16} {flag.about}{default}")
-    if any(flag.name == "config" for flag in verb.flags):
-        lines.append(f"  --{'config.KEY=VALUE':16} override any key of the config")
-    lines += ["", f"  {verb.example}"]
-    path = _take_config(list(argv))[1]
-    if path:
-        about = _docstring(Path(path.split(":", 1)[0]))
-        lines += ["", f"{path}: {about}", "", "Keys:"]
-        from aigc_jax import tasks
-
-        lines += [f"  --config.{key}={value!r}" for key, value in _flat(tasks.complete(load(path)))]
-    return "\n".join(lines)
+    try:
+        return absl_flags.FlagValues().read_flags_from_files(list(argv), force_gnu=False)
+    except (absl_flags.Error, OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--flagfile cannot be read: {first_line(error)}") from None
 
 
 def _underscored(arg: str, known: set[str]) -> str:
@@ -185,7 +267,16 @@ def _underscored(arg: str, known: set[str]) -> str:
     return f"--{name}{match[2] or ''}" if match and name in known else arg
 
 
-def _take_config(argv: list[str]) -> tuple[list[str], str]:
+def _empty_tuple(arg: str, config: Any) -> str:
+    """`--config.parallel.rules=` means none of them."""
+    match = re.fullmatch(r"--?config\.(.+)=", arg)
+    if match:
+        for part in match[1].split("."):
+            config = config[part]
+    return f"{arg}()" if match and isinstance(config, tuple) else arg
+
+
+def take_config(argv: list[str]) -> tuple[list[str], str]:
     """The arguments without `--config`, and its value."""
     for i, arg in enumerate(argv):
         match = re.fullmatch(r"--?config(?:=(.*))?", arg, re.DOTALL)
@@ -222,8 +313,8 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
     return None
 
 
-def _flag_error(message: str, config: ConfigDict | None) -> str:
-    message = message.splitlines()[0] if message else "bad flag"
+def _flag_error(error: Exception, config: ConfigDict | None) -> str:
+    message = first_line(error) or type(error).__name__
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message)
     if match and config is not None:
         now: Any = config
@@ -231,20 +322,4 @@ def _flag_error(message: str, config: ConfigDict | None) -> str:
             now = now[part]
         kind = type(now).__name__
         return f"--config.{match[1]}={match[2]} has the wrong type: expected {kind}, like {now!r}"
-    return message
-
-
-def _docstring(file: Path) -> str:
-    import ast
-
-    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-
-
-def _flat(config: ConfigDict, prefix: str = ""):
-    from ml_collections import ConfigDict
-
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    return printable(message)

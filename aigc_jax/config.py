@@ -1,7 +1,7 @@
-"""What an experiment is made of: the sections of a config file, their defaults, and durations.
+"""What an experiment is made of: the sections of a config file, what is checked of them, durations.
 
-A config file under `configs/` calls `base()` and fills in its sections; every key below can be
-overridden on the command line (`--config.train.ema_decay=0.999`). This module imports nothing
+A config file under `configs/` calls `base()` and fills in its sections; every key (`keys.py`) can
+be overridden on the command line (`--config.train.ema_decay=0.999`). This module imports nothing
 heavy: `--help` reads it.
 """
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from aigc_jax.errors import UserError, lookup, nearest
+from aigc_jax import keys, ranges
+from aigc_jax.errors import UserError, first_line, lookup, nearest, printable
 
 if TYPE_CHECKING:
     Config = Any  # no checker can infer a ConfigDict's attributes
@@ -22,154 +23,73 @@ else:
 
 
 def base() -> ConfigDict:
-    """A config with every section that all families share."""
-    config = ConfigDict()
-    config.seed = 0
+    """A config with every section that all families share, its keys at their defaults."""
+    config = _section(keys.TOP)
     config.task = ConfigDict()  # name, and the arguments of that task
     config.model = ConfigDict()  # the arguments of the linen modules
     config.data = ConfigDict()  # `images(...)` or `text(...)`
     config.optimizer = ConfigDict()  # network name -> `optimizer(...)`
     config.evals = ConfigDict({"eval": evaluation()})  # name -> `evaluation(...)`
-    config.train = ConfigDict(
-        {
-            "duration": "20 epochs",  # steps, epochs or examples
-            "accumulate": 1,  # microbatches per step
-            "steps_per_call": 1,  # steps in one lax.scan, without a word from the host
-            "ema_decay": 0.0,  # 0 keeps no moving average
-            "freeze": (),  # regexes of parameter paths that are not trained
-            "init_from": "",  # WORKDIR[:STEP] of another run: start from its parameters
-            "init_rename": (),  # ((regex, replacement), ...) from its parameter paths to ours
-            "init_skip": (),  # regexes of our parameter paths that are left as they were drawn
-            "precision": "float32",  # or bfloat16: compute; parameters and losses stay float32
-            "log_every": "50 steps",
-            "eval_every": "1 epoch",  # "never" to switch off, as for the next two
-            "sample_every": "1 epoch",
-            "checkpoint_every": "1 epoch",
-            "checkpoint_minutes": 0.0,  # also when so many have passed since the last; 0: never
-            "keep": 2,  # latest checkpoints kept
-            "best": "",  # "lowest eval/loss": the checkpoint where it was so is kept too
-            "nonfinite": "stop",  # at a NaN or infinity; or skip: leave the step's update out
-            "profile": "",  # "START:STOP" steps, to WORKDIR/tensorboard; SIGUSR1: the next 10
-            "stall_seconds": 900,  # of silence until the stacks are shown; 0: only on SIGUSR2
-        }
-    )
-    config.parallel = ConfigDict(
-        {
-            "mode": "jit",  # or pmap (data parallel only)
-            "data": -1,  # devices along each mesh axis; -1 is the rest
-            "fsdp": 1,
-            "tensor": 1,
-            "fsdp_min_size": 2**18,  # elements; smaller arrays are not split over fsdp
-            "rules": (),  # ((path regex, (axis, axes or None per dimension)), ...)
-            "cpu_devices": 0,  # devices to make of a CPU; 0: one per core, as the batch divides
-        }
-    )
+    config.train = _section(keys.TRAIN)
+    config.parallel = _section(keys.PARALLEL)
     return config
 
 
-def images(
-    source: str,
-    *,
-    split: str = "train",
-    eval_split: str = "test",
-    batch_size: int = 128,
-    eval_batch_size: int = 500,
-    scale: str = "signed",
-    transforms: str = "",
-) -> ConfigDict:
+def images(source: str, *, scale: str = "signed", **values) -> ConfigDict:
     """The data section for images.
 
     Args:
-        source, split, eval_split, batch_size, eval_batch_size: the keys of these names.
+        source: the key of that name.
         scale: "signed" and "unit" are short for the transforms `range(-1, 1)` and `range(0, 1)`.
-        transforms: the whole list, in place of `scale`.
+        values: of the other keys, see `keys.IMAGES`.
     """
-    ranges = {"signed": "range(-1, 1)", "unit": "range(0, 1)"}
-    return ConfigDict(
-        {
-            "source": source,  # `aigc data list` shows them; a path is a folder of images
-            "split": split,
-            "eval_split": eval_split,
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "placement": "memory",  # or device (gather inside the step), or disk
-            # How files become arrays.
-            "image_size": 0,  # the side that all images get; 0 keeps theirs (files: the first's)
-            "channels": 0,  # 1, 3 or 4; 0: grey if most files are, else colour
-            "fit": "crop",  # how another shape fits: crop, pad or stretch
-            "background": "white",  # under transparency, and around what is padded
-            "on_bad": "stop",  # at a file that cannot be read; or skip: leave it out and count it
-            "stratify": True,  # folders without splits: hold out the same share of each class
-            # What is done to arrays: see aigc_jax/data/transforms.py. E.g. "resize(64) |
-            # random_crop(4) | random_flip | binarize | range(0, 1)".
-            "transforms": transforms or lookup(ranges, scale, "scale"),
-        }
-    )
+    scales = {"signed": "range(-1, 1)", "unit": "range(0, 1)"}
+    transforms = values.pop("transforms", "") or lookup(scales, scale, "scale")
+    return _section(keys.IMAGES, source=source, transforms=transforms, **values)
 
 
-def text(
-    source: str,
-    *,
-    split: str = "train",
-    eval_split: str = "validation",
-    batch_size: int = 12,
-    eval_batch_size: int = 64,
-    block_size: int = 64,
-    tokenizer: str = "char",
-) -> ConfigDict:
-    """The data section for text."""
-    return ConfigDict(
-        {
-            "source": source,
-            "split": split,
-            "eval_split": eval_split,
-            "batch_size": batch_size,
-            "eval_batch_size": eval_batch_size,
-            "placement": "memory",
-            "tokenizer": tokenizer,  # char or byte; slices such as train[:95%] count its tokens
-            "block_size": block_size,  # tokens the model sees; an example holds one more
-            "stride": block_size,  # tokens between the starts of training examples
-        }
-    )
+def text(source: str, **values) -> ConfigDict:
+    """The data section for text.
+
+    Args:
+        source: the key of that name.
+        values: of the other keys, see `keys.TEXTS`; `stride` is the `block_size` unless given.
+    """
+    if "block_size" in values:
+        values = {"stride": values["block_size"], **values}
+    return _section(keys.TEXTS, source=source, **values)
 
 
-def optimizer(
-    name: str = "adam",
-    learning_rate: float = 1e-3,
-    *,
-    schedule: str = "constant",
-    warmup: str = "0 steps",
-    final_fraction: float = 0.0,
-    decay_duration: str = "",
-    decay_factor: float = 0.1,
-    boundaries: str = "",
-    weight_decay: float = 0.0,
-    clip_norm: float = 0.0,
-    state_dtype: str = "float32",
-    **args,
-) -> ConfigDict:
+def optimizer(name: str = "adam", learning_rate: float = 1e-3, **values) -> ConfigDict:
     """The optimizer section of one network.
 
-    `args` are the optimizer's other arguments: `aigc_jax.optim.defaults(name)` lists them. The
-    formulas of the schedules stand in `aigc_jax/schedules.py`.
+    Args:
+        name, learning_rate: the keys of these names.
+        values: of the other keys, see `keys.OPTIMIZER` (the formulas of the schedules stand in
+            `aigc_jax/schedules.py`); all others are the optimizer's own arguments, which
+            `aigc_jax.optim.defaults(name)` lists.
     """
-    return ConfigDict(
-        {
-            "name": name,  # adam, adamw, sgd, lion, muon, ...: the table in optim.py
-            "learning_rate": learning_rate,
-            "schedule": schedule,  # constant, cosine, linear, step, exponential, inverse_sqrt, wsd
-            "warmup": warmup,  # linear from zero
-            "final_fraction": final_fraction,  # of the learning rate, at the end; never below it
-            "decay_duration": decay_duration,  # wsd: the fall at the end; exponential: until it is
-            # decay_factor; inverse_sqrt: until it is 1/sqrt(2), "" takes the warm-up's length
-            "decay_factor": decay_factor,  # step: at each boundary; exponential: see above
-            "boundaries": boundaries,  # step: "30 epochs, 60 epochs", counted from the start
-            "weight_decay": weight_decay,  # on matrices and kernels alone; 0: none
-            "clip_norm": clip_norm,  # global norm of the gradient; 0 is off
-            "state_dtype": state_dtype,  # or bfloat16: half the bytes, see optim.py
-            "args": args,
-        }
-    )
+    own = {key: value for key, value in values.items() if key not in keys.OPTIMIZER}
+    shared = {key: value for key, value in values.items() if key in keys.OPTIMIZER}
+    section = _section(keys.OPTIMIZER, name=name, learning_rate=learning_rate, **shared)
+    section.args = ConfigDict(own)
+    return section
+
+
+def evaluation(type: str = "mean", **values) -> ConfigDict:
+    """One evaluation of `config.evals`: the keys of `keys.EVALUATION`, and the settings of its
+    type (`evaluate.EVALUATIONS`)."""
+    own = {key: value for key, value in values.items() if key not in keys.EVALUATION}
+    shared = {key: value for key, value in values.items() if key in keys.EVALUATION}
+    section = _section(keys.EVALUATION, type=type, **shared)
+    section.update(own)
+    return section
+
+
+def _section(table: keys.Table, **values) -> ConfigDict:
+    for name in values:
+        lookup(table, name, "key")
+    return ConfigDict({name: values.get(name, key.default) for name, key in table.items()})
 
 
 def as_json(config: Config) -> dict[str, Any]:
@@ -177,37 +97,15 @@ def as_json(config: Config) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """`{"train.keep": 2, ...}` from nested dicts."""
+def flatten(config: Any, prefix: str = "", sections: type = dict) -> dict[str, Any]:
+    """`{"train.keep": 2, ...}` from nested dicts, or from what else `sections` are."""
     flat = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
+        if isinstance(value, sections):
+            flat.update(flatten(value, f"{prefix}{key}.", sections))
         else:
             flat[prefix + key] = value
     return flat
-
-
-def evaluation(
-    type: str = "mean",
-    *,
-    split: str = "",
-    every: str = "",
-    batch_size: int = 0,
-    parameters: str = "average",
-    **settings,
-) -> ConfigDict:
-    """One evaluation of `config.evals`; `settings` are its type's own (`evaluate.EVALUATIONS`)."""
-    return ConfigDict(
-        {
-            "type": type,
-            "split": split,  # "" as config.data.eval_split
-            "every": every,  # "" as config.train.eval_every
-            "batch_size": batch_size,  # 0 as config.data.eval_batch_size
-            "parameters": parameters,  # average: the moving average if there is one; or last
-            **settings,
-        }
-    )
 
 
 def fill(section: Any, defaults: Any) -> None:
@@ -239,6 +137,91 @@ def fill_shared(config: Config) -> None:
         fill(value, optimizer())
 
 
+def check_sections(config: Config) -> None:
+    """A config has every section, and those within them, or a `UserError`."""
+    begin = "begin with config = aigc_jax.config.base()"
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"this is no config but a {type(config).__name__}; {begin}")
+    for name, value in base().items():
+        if not isinstance(value, ConfigDict):
+            continue
+        if not isinstance(config.get(name, {} if name == "evals" else None), ConfigDict | dict):
+            raise UserError(f"config.{name} is missing or no section; {begin}")
+    if not config.data:
+        raise UserError("config.data is empty; set it to config.images(...) or config.text(...)")
+    for name in ("optimizer", "evals"):
+        for entry, value in config.get(name, {}).items():
+            if not isinstance(value, ConfigDict):
+                made = "optimizer" if name == "optimizer" else "evaluation"
+                raise UserError(f"config.{name}.{entry} is no section; make it with {made}(...)")
+
+
+def shared_keys(config: Config) -> dict[str, keys.Key]:
+    """The row of every key of the sections that all families share, `{"train.keep": Key, ...}`."""
+    tables = {
+        "": keys.TOP,
+        "data.": keys.TEXTS if "block_size" in config.data else keys.IMAGES,
+        **{f"optimizer.{network}.": keys.OPTIMIZER for network in config.optimizer},
+        **{f"evals.{name}.": keys.EVALUATION for name in config.evals},
+        "train.": keys.TRAIN,
+        "parallel.": keys.PARALLEL,
+    }
+    return {path + name: key for path, table in tables.items() for name, key in table.items()}
+
+
+def check(config: Config, allowed: dict[str, Any]) -> None:
+    """Every key of a config is known and has a value that it may have.
+
+    The optimizers' own arguments are for `optim.make` to check, settings of an evaluation for its
+    type.
+
+    Args:
+        config: has every section.
+        allowed: what each key of the task and its modules may be, `{"model.num_heads": ...}`.
+
+    Raises:
+        UserError: of the first key that is wrong.
+    """
+    known = {path: key.allowed for path, key in shared_keys(config).items()} | allowed
+    known |= dict.fromkeys(("task.name", "model.name"), ranges.TEXT)
+    for path, value in flatten(config, sections=ConfigDict).items():
+        if path in known:
+            ranges.check(value, known[path], f"config.{path}")
+        elif not re.match(r"evals\.|optimizer\.[^.]+\.args\.", path):
+            raise UserError(f"unknown config.{path}{nearest(path, known)}")
+    if config.train.best:
+        best_metric(config.train.best)
+
+
+def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Why a checkpoint of one config holds no state for another; empty where nothing says so.
+
+    Each network's optimizer has a state of its own kind, moving averages and frozen parameters are
+    a part of it or are not. (What else may differ, shapes for example, a checkpoint tells itself.)
+
+    Args:
+        before, after: complete configs, flat JSON (`flatten(as_json(config))`).
+    """
+    reasons = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new:
+            continue
+        if key == "train.ema_decay" and bool(old) != bool(new):
+            why = "there are no moving averages in it" if new else "it has moving averages"
+        elif re.fullmatch(r"task\.name|train\.freeze|optimizer\.[^.]+\.(name|state_dtype)", key):
+            why = "the two keep different states"
+        elif re.fullmatch(r"optimizer\.[^.]+\.(clip_norm|args\..*)", key) and (
+            bool(old) != bool(new) or isinstance(new, str)
+        ):
+            why = "the two optimizers keep different states"
+        else:
+            continue
+        reasons.append(f"config.{key} was {old} and is {new} ({why})")
+    names = [reason for reason in reasons if ".name was" in reason]
+    return "; ".join(names or reasons)  # another optimizer has other arguments
+
+
 def upgrade_data(section: dict[str, Any]) -> dict[str, Any]:
     """An old run's data section in today's keys; one of today comes back as it is.
 
@@ -262,16 +245,23 @@ def upgrade_data(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def from_json(stored: Any) -> Config:
-    """A config that `as_json` stored: lists become tuples again, as config files write them."""
-    if "data" in stored:
-        stored = {**stored, "data": upgrade_data(stored["data"])}
+    """A config that `as_json` stored: lists become tuples again, as config files write them.
+
+    Raises:
+        UserError: it is something else.
+    """
 
     def restored(value):
         if isinstance(value, dict):
             return {name: restored(one) for name, one in value.items()}
         return tuple(map(restored, value)) if isinstance(value, list) else value
 
-    return ConfigDict(restored(stored)).lock()
+    try:
+        if "data" in stored:
+            stored = {**stored, "data": upgrade_data(stored["data"])}
+        return ConfigDict(restored(stored)).lock()
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
+        raise UserError(f"this is no config that a run stored: {first_line(error)}") from None
 
 
 _LOWEST = ("loss", "perplexity", "reconstruction", "kl", "nll", "distance", "fid", "bits")
@@ -308,9 +298,6 @@ def check_arg(arg: str, *known: str) -> None:
         raise UserError(f'unknown config argument ":{arg}"{nearest(arg, known)}')
 
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?|examples?|)\s*")
-
-
 def steps(duration: str | int, key: str, batch_size: int, num_examples: int) -> int:
     """A duration in steps, rounded up: `"20 epochs"`, `"300 steps"`, `"60000 examples"`, `"never"`.
 
@@ -321,16 +308,18 @@ def steps(duration: str | int, key: str, batch_size: int, num_examples: int) -> 
         num_examples: examples per epoch.
 
     Raises:
-        UserError: the text is not a duration.
+        UserError: the text is not a duration, or one of too many steps.
     """
-    if duration in ("never", ""):
+    ranges.check(duration, keys.DURATION, key)
+    match = keys.DURATION_FORM.fullmatch(str(duration))
+    if not match:  # "never"
         return 0
-    match = _DURATION.fullmatch(str(duration))
-    if not match:
-        raise UserError(
-            f'{key}="{duration}" is not a duration; write e.g. "300 steps", "20 epochs", '
-            '"60000 examples" or "never"'
-        )
     number, unit = float(match[1]), match[2].rstrip("s")
     examples = {"": batch_size, "step": batch_size, "epoch": num_examples, "example": 1}[unit]
-    return math.ceil(number * examples / batch_size)
+    count = number * examples / batch_size
+    if count >= ranges.LARGE:
+        raise UserError(
+            f'{key}="{printable(duration)}" is more than the {ranges.LARGE - 1:,} steps that a run '
+            'counts; for what shall not happen, write "never"'
+        )
+    return math.ceil(count)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -17,10 +18,10 @@ def nearest(given: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}"
 
 
-def lookup(table: dict, name: str, what: str):
+def lookup(table: dict, name: Any, what: str):
     """`table[name]`, or a `UserError` that offers the nearest name."""
-    if name not in table:
-        raise UserError(f'unknown {what} "{name}"{nearest(name, table)}')
+    if not isinstance(name, str) or name not in table:
+        raise UserError(f'unknown {what} "{printable(name)}"{nearest(str(name), table)}')
     return table[name]
 
 

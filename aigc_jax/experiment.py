@@ -26,7 +26,7 @@ from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
-from aigc_jax.parallel.sharding import batch_sharding, replicated, state_shardings
+from aigc_jax.parallel.sharding import batch_sharding, check_memory, replicated, state_shardings
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.family import Spec
@@ -156,6 +156,7 @@ class Experiment:
     def init(self, seed: int | None = None) -> TrainState:
         """The state before the first step, made where it belongs; by default for the config's
         seed. Parameters of another run are not in it, see `start`."""
+        check_memory(self.abstract_state, self.mesh)
         number = np.uint32(self.config.seed if seed is None else seed)
         return jax.jit(self._init, out_shardings=self.shardings)(number)
 

@@ -234,13 +234,18 @@ def check_writable_directory(workdir: Path) -> None:
 
 
 def check_same_run(workdir: Path, config: Config, force: bool) -> None:
-    """Refuses a work directory that holds another run. One without a checkpoint has nothing to
-    lose: its records are removed."""
+    """Refuses a work directory that holds another run: with `force`, only one whose state is of
+    another kind. One without a checkpoint has nothing to lose: its records are removed."""
     path = workdir / "config.json"
-    if force or not path.exists():
+    if not path.exists():
         return
-    before = flatten(as_json(tasks.complete(config_lib.from_json(read_config(path)))))
-    after = flatten(as_json(config))
+    try:
+        stored = tasks.filled(config_lib.from_json(read_config(path)))
+    except UserError:
+        if force:
+            return
+        raise
+    before, after = flatten(as_json(stored)), flatten(as_json(config))
     differing = [
         f"{key} ({before.get(key)} there, {after.get(key)} now)"
         for key in sorted({**before, **after})
@@ -249,11 +254,18 @@ def check_same_run(workdir: Path, config: Config, force: bool) -> None:
     if not differing:
         return
     if Checkpoints(workdir / "checkpoints", read_only=True).steps():
+        if reason := config_lib.another_state(before, after):
+            raise UserError(
+                f"{workdir} cannot go on: {reason}; to start from its parameters, take another "
+                f"--workdir and --config.train.init_from={workdir}"
+            )
+        if force:
+            return
         raise UserError(
             f"{workdir} holds a run with another config: {', '.join(differing)}; "
             "take another --workdir, or go on with --resume=force"
         )
-    if is_lead():
+    if is_lead() and not force:
         for name in ("config.json", "metrics.jsonl", "goodput.jsonl"):
             (workdir / name).unlink(missing_ok=True)
 

@@ -1,6 +1,7 @@
 """What a person types: help that answers at once, and bad input in one line with exit code 2."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,15 @@ def test_help_of_a_config_shows_its_docstring_and_keys(capsys):
     assert aigc("train", f"--config={FAMILIES['dcgan']}", "--help") == 0
     text = capsys.readouterr().out
     assert "840,065" in text
-    assert "--config.optimizer.generator.learning_rate=0.0001" in text
+    assert "--config.train.KEY=VALUE" in text
+    for key, about in {
+        "learning_rate=0.0001": "its peak",
+        "features=(8, 8)": "channels after each convolution",
+        "latent_dim=100": "size of z",
+        "args.b1=0.9": "Exponential decay rate to track the first moment",
+    }.items():
+        assert re.search(f"^  {re.escape(key)} +{re.escape(about)}", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_run_never_imports_tensorflow(tmp_path):
@@ -81,7 +90,7 @@ VAE = f"--config={FAMILIES['vae']}"
 BAD = {
     "unknown verb": (["tarin"], 'did you mean "train"'),
     "no config": (["train"], "--config=FILE is missing"),
-    "no such config": (["train", "--config=configs/gan/dcgn.py"], "configs/gan/dcgan.py"),
+    "no such config": (["train", "--config=configs/gan/dcgn.py"], 'did you mean "gan/dcgan"'),
     "unknown argument": (["train", "--config=configs/gan/dcgan.py:smok"], 'did you mean "smoke"'),
     "unknown flag": (["train", VAE, "--wrkdir=x"], 'did you mean "workdir"'),
     "unknown key": (
@@ -108,7 +117,7 @@ BAD = {
     "precision": (["train", VAE, "--config.train.precision=bf16"], "bfloat16"),
     "mode": (["train", VAE, "--config.parallel.mode=pjit"], "jit"),
     "placement": (["train", VAE, "--config.data.placement=gpu"], "memory, device or disk"),
-    "profile": (["train", VAE, "--config.train.profile=5"], 'write e.g. "100:110"'),
+    "profile": (["train", VAE, "--config.train.profile=5"], 'e.g. "100:110"'),
     "resume": (["train", VAE, "--resume=always"], "use auto or force"),
     "executable of pmap": (
         ["train", VAE, "--executable=step", "--config.parallel.mode=pmap"],

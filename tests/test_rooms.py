@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 
 # From the ground up. A module may import those on its own line and on the lines before it.
 FLOORS = (
-    ("errors", "config", "rng", "ranges"),
+    ("errors", "config", "keys", "rng", "ranges"),
     ("ops",),
     ("models",),
     ("generate",),
@@ -24,7 +24,7 @@ FLOORS = (
     ("sample", "evaluate", "bench"),
     ("train",),
     ("api",),
-    ("__init__", "command_line"),
+    ("__init__", "command_line", "manual"),
     ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -12,10 +12,11 @@ class Row(NamedTuple):
 
     Attributes:
         name: for `data.source`.
-        kind: image, text or audio.
+        kind: image or text.
         size: what it holds.
         licence: as its authors state it.
         where: the folder or package it lies in, or the command that brings it.
+        tasks: what can be trained on it, names for `task.name`.
     """
 
     name: str
@@ -23,6 +24,11 @@ class Row(NamedTuple):
     size: str
     licence: str
     where: str
+    tasks: str = ""
+
+
+TASKS = {"image": "gan, vae", "text": "causal_lm"}
+"""By kind, the tasks that it is for."""
 
 
 ALWAYS = [
@@ -61,12 +67,12 @@ TFDS = {
     "tiny_shakespeare": ("text", "1.1 M characters; 1 MB", "public domain"),
     "imdb_reviews": ("text", "25,000 / 25,000 reviews; 84 MB", ""),
     "lm1b": ("text", "30,301,028 / 306,688 sentences; 1.8 GB", ""),
-    "spoken_digit": ("audio", "2,500 recordings, 8 kHz; 12 MB", "CC BY-SA 4.0"),
 }
 
 
 def listing() -> list[Row]:
-    """Every source: those on every machine, well-known ones of TFDS, all sets found prepared."""
+    """Every source that a task can use: those on every machine, well-known ones of TFDS, and all
+    sets found prepared that hold images or text."""
     prepared = tfds_files.prepared()
     rows = list(ALWAYS)
     for name, (kind, size, licence) in TFDS.items():
@@ -75,7 +81,8 @@ def listing() -> list[Row]:
     for name, folder in prepared.items():
         if name not in TFDS:
             rows.append(_row(name, folder))
-    return rows
+    rows = [row._replace(tasks=TASKS.get(row.kind, row.tasks)) for row in rows]
+    return [row for row in rows if row.tasks]
 
 
 def table(rows: list[Row]) -> str:
@@ -126,7 +133,7 @@ def _row(name, folder):
     try:
         prepared = tfds_files.Prepared.open(name, folder)
     except UserError:
-        return Row(name, "other", "damaged", _SEE + name, str(folder))
-    kinds = [kind for kind in ("image", "text", "audio") if kind in prepared.features]
+        return Row(name, "damaged", "prepare it again", "", str(folder), tasks="none")
+    kinds = [kind for kind in TASKS if kind in prepared.features]
     sizes = " / ".join(f"{size:,}" for size in prepared.sizes.values())
     return Row(name, kinds[0] if kinds else "other", f"{sizes} examples", _SEE + name, str(folder))

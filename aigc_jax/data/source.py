@@ -33,6 +33,7 @@ from aigc_jax.data import (
 )
 from aigc_jax.data.cache import cached, expand
 from aigc_jax.data.examples import Arrays, Feature, Source
+from aigc_jax.data.memory import host_memory
 from aigc_jax.data.resizing import resized
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError, nearest, printable
@@ -300,7 +301,7 @@ def _decode_all(source: Source, name, split) -> Arrays:
 
     size, name = source.sizes[split], printable(name)
     each = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in source.features.values())
-    wanted, memory = size * each, _physical_memory()
+    wanted, memory = size * each, host_memory()
     if wanted > 0.8 * memory:
         raise UserError(
             f"{name} {split} takes {wanted / 1e9:.1f} GB in memory, and this machine has "
@@ -324,10 +325,6 @@ def _decode_all(source: Source, name, split) -> Arrays:
             pool.shutdown(cancel_futures=True)
             raise
     return out
-
-
-def _physical_memory():
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _windows(data_config, source: Source, split, parts, train) -> Dataset:

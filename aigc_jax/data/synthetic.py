@@ -8,9 +8,13 @@ from aigc_jax.data.examples import Arrays, Feature, Source
 from aigc_jax.data.identity import identity
 from aigc_jax.data.tokenizer import IdTokenizer
 from aigc_jax.errors import UserError, printable
+from aigc_jax.keys import MAX_SIDE
 
 NUM_CLASSES = 10
 NUM_IMAGES, NUM_TOKENS = 2048, 1 << 18  # for training; validation and test hold an eighth each
+MAX_COUNT = 2**30  # with the held-out quarter, places have 32 bits
+MAX_VOCABULARY = 2**24
+_NUMBER = "([0-9]{1,18})"
 _RUN = 64  # tokens between two changes of the rule
 
 
@@ -22,7 +26,7 @@ def images(parameters: str) -> Source:
     Raises:
         UserError: the parameters are not of this form.
     """
-    match = re.fullmatch(r"(?:(\d+)x(\d+)x([134])(?::(\d+))?)?", parameters)
+    match = re.fullmatch(f"(?:{_NUMBER}x{_NUMBER}x([134])(?::{_NUMBER})?)?", parameters)
     if not match or "0" in match.groups():
         raise UserError(
             f'cannot read "synthetic_images:{printable(parameters)}"; write '
@@ -31,6 +35,8 @@ def images(parameters: str) -> Source:
         )
     height, width, channels, count = (int(g) if g else None for g in match.groups())
     shape = (height or 28, width or 28, channels or 1)
+    if max(shape) > MAX_SIDE:
+        raise UserError(f"synthetic_images:{parameters}: sides are of 1 to {MAX_SIDE} pixels")
     sizes, starts = _splits(count or NUM_IMAGES)
 
     def read(split, indices):
@@ -48,7 +54,7 @@ def tokens(parameters: str) -> Source:
     Raises:
         UserError: the parameters are not of this form.
     """
-    match = re.fullmatch(r"(?:(\d+)(?::(\d+))?)?", parameters)
+    match = re.fullmatch(f"(?:{_NUMBER}(?::{_NUMBER})?)?", parameters)
     if not match or (match[1] and int(match[1]) < 2) or match[2] == "0":
         raise UserError(
             f'cannot read "synthetic_tokens:{printable(parameters)}"; write '
@@ -56,6 +62,8 @@ def tokens(parameters: str) -> Source:
             "synthetic_tokens:50257:1000000"
         )
     vocab_size = int(match[1] or 64)
+    if vocab_size > MAX_VOCABULARY:
+        raise UserError(f"synthetic_tokens:{parameters}: at most {MAX_VOCABULARY:,} tokens differ")
     sizes, starts = _splits(int(match[2] or NUM_TOKENS))
 
     dtype = np.min_scalar_type(vocab_size - 1)
@@ -79,6 +87,8 @@ def _about(sizes):
 
 
 def _splits(count):
+    if count > MAX_COUNT:
+        raise UserError(f"synthetic data of {count:,} are too many; at most {MAX_COUNT:,}")
     held_out = -(-count // 8)
     sizes = {"train": count, "validation": held_out, "test": held_out}
     return sizes, {"train": 0, "validation": count, "test": count + held_out}

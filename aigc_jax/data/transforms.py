@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 from aigc_jax.config import Config
 from aigc_jax.data.examples import Feature
 from aigc_jax.errors import UserError, lookup, printable
+from aigc_jax.keys import MAX_SIDE
 
 LEVELS = 255.0  # the largest value of a stored pixel
-MAX_SIDE = 8192  # of an image; one takes 200 MB
 
 # Name -> the numbers of arguments that it takes.
 ARGUMENTS = {

@@ -11,13 +11,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aigc_jax.data import order
+from aigc_jax.data.memory import check_rows
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.stream import prefetch
+from aigc_jax.errors import UserError, printable
 from aigc_jax.parallel.compile import place, process_rows
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import replicated
 
 Feed = dict[str, np.ndarray]
+
+MOST_EPOCHS = 64  # in one step; more are a mistake, and take minutes to put together
 
 
 class TrainFeed:
@@ -38,7 +42,8 @@ class TrainFeed:
 
     def at(self, step: int, seed: int) -> Feed:
         """The feed of a step of the run with this seed: a pure function of both."""
-        indices = order.train_indices(self.data.size, self.batch_size, seed, step)[self._rows]
+        rows = self._rows  # refuses what is too large before its indices are drawn
+        indices = order.train_indices(self.data.size, self.batch_size, seed, step)[rows]
         return {"index": indices.astype(np.int32)} if self.on_device else self.data.fetch(indices)
 
     def steps(self, start: int, stop: int, seed: int) -> Generator[Feed, None, None]:
@@ -68,7 +73,15 @@ class TrainFeed:
 
     @cached_property
     def _rows(self) -> np.ndarray:
-        return process_rows(self._mesh, self.batch_size)
+        rows = process_rows(self._mesh, self.batch_size)
+        check_rows(self.data.features, len(rows), "config.data.batch_size")
+        if self.batch_size > MOST_EPOCHS * self.data.size:
+            raise UserError(
+                f"a step of {self.batch_size:,} examples goes {self.batch_size // self.data.size:,}"
+                f" times through the {self.data.size:,} of {printable(self.data.name)}; use a "
+                "smaller config.data.batch_size"
+            )
+        return rows
 
 
 class EvalFeed:
@@ -89,6 +102,7 @@ class EvalFeed:
 
     def at(self, number: int) -> Feed:
         """The feed of a batch. `id` is an example's place in the split; `mask` is 0 for padding."""
+        check_rows(self.data.features, len(self._rows), "config.data.eval_batch_size")
         indices, mask = order.eval_indices(self.data.size, self.batch_size, number)
         indices, mask = indices[self._rows], mask[self._rows]
         return {**self.data.fetch(indices), "mask": mask, "id": indices.astype(np.int32)}

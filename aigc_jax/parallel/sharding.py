@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from aigc_jax.data.memory import host_memory
 from aigc_jax.errors import UserError
 from aigc_jax.ops.layout import BATCH_AXES, parameter_spec
 
@@ -79,6 +80,31 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, P())
+
+
+def check_memory(state: Any, mesh: Mesh) -> None:
+    """The arrays of an abstract state fit in the memory of this process's devices, or a
+    `UserError`: an allocator that finds no memory ends the process without a word.
+
+    Devices that do not tell their memory are trusted.
+    """
+    devices = mesh.local_devices
+
+    def size(x: Any) -> int:
+        return math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+
+    each = sum(size(x) for x in jax.tree.leaves(state))
+    if devices[0].platform == "cpu":
+        wanted, memory, where = each * len(devices), host_memory(), "this machine"
+    else:
+        found = devices[0].memory_stats() or {}
+        wanted, memory, where = each, found.get("bytes_limit", math.inf), "each device"
+    if wanted > memory:
+        raise UserError(
+            f"the state (parameters, optimizer, averages) takes {wanted / 1e9:,.1f} GB on {where}, "
+            f"which has {memory / 1e9:,.1f} GB; use a smaller config.model or "
+            "config.task.latent_dim, or split it over more devices with config.parallel.fsdp"
+        )
 
 
 def path_name(path: Sequence[Any]) -> str:

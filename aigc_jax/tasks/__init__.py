@@ -2,14 +2,19 @@
 
 import dataclasses
 import importlib
+import inspect
+import re
+import textwrap
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from aigc_jax import optim
-from aigc_jax.config import Config, fill, fill_shared
-from aigc_jax.errors import UserError, lookup, nearest
+from aigc_jax import config as config_lib
+from aigc_jax import keys, optim
+from aigc_jax.config import Config, check_sections, fill, fill_shared
+from aigc_jax.errors import UserError, lookup, nearest, printable
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.task import Task
 
@@ -29,60 +34,119 @@ def family(config: Config) -> ModuleType:
 
 
 def complete(config: Config) -> Config:
-    """A copy of a config with every key that it lacks: those of the shared sections, of the task,
-    of its modules and of its optimizers, at their defaults.
+    """`filled(config)`, every key checked. So a stored config holds every value that shaped its
+    run, whatever becomes of the defaults, and each can be overridden by its key.
 
-    So a stored config holds every value that shaped its run, whatever becomes of the defaults, and
-    each can be overridden by its key.
+    Raises:
+        UserError: a section is missing, a key is unknown, or a value is none that it may have.
     """
+    config = filled(config)
+    check(config)
+    return config
+
+
+def filled(config: Config) -> Config:
+    """A copy of a config with every key that it lacks: those of the shared sections, of the task,
+    of its modules and of its optimizers, at their defaults."""
+    check_sections(config)
     config = config.copy_and_resolve_references()
     fill_shared(config)
     for path, section in family(config).sections(config).items():
         node: Any = config
         for name in path.split("."):
-            node = node[name]
+            node = subsection(node, name, path)
         defaults = section.fields().items()
         fill(node, {k: v for k, v in defaults if v is not dataclasses.MISSING})
     for network, section in config.optimizer.items():
-        fill(section.args, optim.defaults(section.name, f"config.optimizer.{network}.name"))
+        args = subsection(section, "args", f"optimizer.{network}.args")
+        fill(args, optim.defaults(section.name, f"config.optimizer.{network}.name"))
     return config.lock()
+
+
+def check(config: Config) -> None:
+    """Every key of a filled config is known and has a value that it may have; else a `UserError`
+    that names the key and says what it may be."""
+    config_lib.check(config, fields_allowed(config))
+
+
+def fields_allowed(config: Config) -> dict[str, keys.Allowed]:
+    """What each key of the task and of its modules may be, `{"model.num_heads": ...}`."""
+    return {
+        f"{path}.{name}": keys.field(section.cls, name, default)
+        for path, section in family(config).sections(config).items()
+        for name, default in section.fields().items()
+    }
+
+
+def meanings(config: Config) -> dict[str, str]:
+    """What each key of a filled config means: of the shared ones by their tables, of others by the
+    docstring of the task, the module or the optimizer that takes them."""
+    found = {path: key.about for path, key in config_lib.shared_keys(config).items()}
+    found |= {"task.name": "the family", "model.name": "the pair of networks"}
+    for path, section in family(config).sections(config).items():
+        found |= {f"{path}.{name}": about for name, about in documented(section.cls).items()}
+    for network, section in config.optimizer.items():
+        of_args = documented(optim.OPTIMIZERS[section.name].factory)
+        found |= {f"optimizer.{network}.args.{name}": about for name, about in of_args.items()}
+    return found
+
+
+def documented(of: Any) -> dict[str, str]:
+    """The first clause of what a docstring says of each attribute or argument."""
+    found: dict[str, str] = {}
+    text = inspect.cleandoc(of.__doc__ or "")
+    part = re.search(r"^(?:Attributes|Args):\n((?:(?: .*)?\n)*(?: .*)?)", text, re.MULTILINE)
+    body = textwrap.dedent(part[1]) if part else ""
+    for names, about in re.findall(r"^([\w, ]+): (.*\n?(?:^ +.*\n?)*)", body, re.MULTILINE):
+        clause = re.split(r"[.;:]\s", " ".join(about.split()))[0].rstrip(".;:")
+        found |= dict.fromkeys(re.split(r",\s*", names), clause.replace("`", ""))
+    return found
+
+
+def subsection(section: Any, name: str, path: str) -> Any:
+    """A section within one; made if it is not there."""
+    if name not in section:
+        with section.unlocked():
+            section[name] = ConfigDict()
+    if not isinstance(section[name], ConfigDict):
+        raise UserError(f"config.{path} is a section, not {printable(section[name])}")
+    return section[name]
 
 
 def renamed(config: Config, names: dict[str, str]) -> tuple[Config, list[str]]:
     """A copy of a config with another task, model or optimizer, and which keys went with the old.
 
     Args:
-        config: need not be complete.
+        config: has every section; it need not be complete.
         names: by key, e.g. `{"optimizer.model.name": "lion"}`.
     """
+    check_sections(config)
     config = config.copy_and_resolve_references()
-    changed = []
+    changed = set()
     with config.unlocked():
         for key, name in names.items():
-            *path, last = key.split(".")
-            node: Any = config
-            for part in path:
-                node = node.get(part)
-                if node is None:
-                    break
-            if node is not None and node.get(last) != name:
-                node[last] = name
-                changed.append(path[0])
-        known: dict[str, Any] = {}
-        if {"task", "model"} & set(changed):
-            known = {path: s.fields() for path, s in family(config).sections(config).items()}
-        if "optimizer" in changed:
-            for network, section in config.optimizer.items():
-                known[f"optimizer.{network}.args"] = optim.defaults(section.name)
-        dropped = []
-        for path, fields in known.items():
-            node = config
-            for part in path.split("."):
-                node = node[part] if part in node else node.setdefault(part, type(config)())
-            for name in [n for n in node if n not in fields and n != "name"]:
-                if not isinstance(node[name], type(config)):
+            section, _, network = key.removesuffix(".name").partition(".")
+            node = config[section].get(network) if network else config[section]
+            if node is not None and node.get("name") != name:
+                node.name = name
+                changed.add(section)
+    known: dict[str, Any] = {}
+    if changed & {"task", "model"}:
+        known = {path: s.fields() for path, s in family(config).sections(config).items()}
+    if "optimizer" in changed:
+        for network, section in config.optimizer.items():
+            key = f"config.optimizer.{network}.name"
+            known[f"optimizer.{network}.args"] = optim.defaults(section.name, key)
+    dropped = []
+    for path, fields in known.items():
+        node: Any = config
+        for name in path.split("."):
+            node = subsection(node, name, path)
+        for name in [n for n in node if n not in fields and n != "name"]:
+            if not isinstance(node[name], ConfigDict):
+                with node.unlocked():
                     del node[name]
-                    dropped.append(f"config.{path}.{name}")
+                dropped.append(f"config.{path}.{name}")
     return config, dropped
 
 

@@ -161,7 +161,7 @@ def test_images_are_resized_when_asked(tfds_dir):
 
 def test_a_set_larger_than_the_memory_is_refused(tfds_dir, monkeypatch):
     _pictures(tfds_dir / "digits" / "1.0.0")
-    monkeypatch.setattr(source, "_physical_memory", lambda: 1000)
+    monkeypatch.setattr(source, "host_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"use data.placement=disk or a smaller data.image_size"):
         source.load(_images(), "train")
     assert source.load(_images(placement="disk"), "train").size == 47
@@ -242,3 +242,19 @@ def test_preparing_needs_tensorflow_and_a_known_name(tfds_dir, monkeypatch):
     assert {row.where for row in catalog.listing() if row.name == "mnist"} == {
         "run: aigc data prepare mnist"
     }
+
+
+def test_the_list_tells_what_a_task_can_use_and_for_what(tfds_dir):
+    _pictures(tfds_dir / "digits" / "1.0.0")
+    _write(tfds_dir / "story" / "1.0.0", {"train": [[_example(text=b"once")]]}, ["text"])
+    _write(tfds_dir / "speech" / "1.0.0", {"train": [[_example(text=b"aah")]]}, ["audio"])
+    _write(tfds_dir / "torn" / "1.0.0", {"train": [[_example(text=b"...")]]}, ["text"])
+    (tfds_dir / "torn" / "1.0.0" / "features.json").write_text("{")
+    tasks = {row.name: row.tasks for row in catalog.listing()}
+    assert tasks["digits"] == tasks["mnist5k"] == tasks["cifar10"] == "gan, vae"
+    assert tasks["story"] == tasks["pydoc_text"] == tasks["tiny_shakespeare"] == "causal_lm"
+    assert tasks["torn"] == "none"
+    assert "speech" not in tasks
+    from aigc_jax.tasks import FAMILIES
+
+    assert {name for names in catalog.TASKS.values() for name in names.split(", ")} == {*FAMILIES}
