@@ -10,7 +10,8 @@ from aigc_jax import tasks
 from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
-from aigc_jax.experiment import Experiment, experiment_of, restore
+from aigc_jax.experiment import Experiment
+from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.files import read_json, read_lines
 from aigc_jax.sample import gather, sample_chunks
 from aigc_jax.tasks.task import Settings, TrainState

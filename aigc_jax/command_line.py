@@ -203,7 +203,8 @@ def _made_by(file: Path, arg: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{name}: get_config returns {kind}; begin with aigc_jax.config.base()")
-    return ConfigDict(config).lock()  # of a frozen one, too
+    found: Any = config
+    return ConfigDict(found).lock()  # of a frozen one, too
 
 
 def check_key(config: ConfigDict, key: str) -> None:

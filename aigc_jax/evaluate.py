@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
 from aigc_jax.errors import UserError, lookup
-from aigc_jax.experiment import Experiment, restore
+from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.resume import restore
 from aigc_jax.run.report import write_report
 from aigc_jax.tasks.task import TrainState, inference_state
 

@@ -1,9 +1,8 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,22 +16,16 @@ from aigc_jax import config as config_lib
 from aigc_jax import optim, rng, tasks
 from aigc_jax.config import Config
 from aigc_jax.data import preprocess, source, transforms
-from aigc_jax.data.examples import Feature
-from aigc_jax.data.identity import changes
 from aigc_jax.data.source import Dataset
-from aigc_jax.data.tokenizer import from_json
-from aigc_jax.errors import UserError, lookup, printable
+from aigc_jax.errors import UserError, lookup
 from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import batch_sharding, check_memory, replicated, state_shardings
-from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.observe import echo
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
-from aigc_jax.tasks.transfer import transfer
 
 
 class Experiment:
@@ -160,21 +153,6 @@ class Experiment:
         number = np.uint32(self.config.seed if seed is None else seed)
         return jax.jit(self._init, out_shardings=self.shardings)(number)
 
-    def start(self) -> TrainState:
-        """The state that a new run starts from: `init`, with the parameters that
-        `config.train.init_from` names. Says which were taken and which were not."""
-        state, train = self.init(), self.config.train
-        if not train.init_from:
-            return state
-        given = other_parameters(train.init_from)
-        found = transfer(state, given, train.init_rename, train.init_skip)
-        echo(f"from {train.init_from}: took {len(found.taken)} parameters")
-        for path, why in found.left.items():
-            echo(f"  not taken: {path} ({why})")
-        if found.unused:
-            echo(f"  not used: {', '.join(found.unused)}")
-        return found.state
-
     def compile_inference(self, averaged: bool = True) -> Callable[[TrainState], TrainState]:
         """`prepare(state)`: the state to evaluate and generate with (`inference_state`), statistics
         that belong to its parameters computed anew where the task does so."""
@@ -279,25 +257,6 @@ class Experiment:
         )
 
 
-def other_parameters(init_from: str) -> dict[str, Any]:
-    """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
-    some, as numpy arrays."""
-    workdir, _, step = init_from.rpartition(":")
-    if not (workdir and step.isdecimal()):
-        workdir, step = init_from, ""
-    path = Path(workdir).expanduser() / "checkpoints"
-    checkpoints = Checkpoints(path, read_only=True)
-    number = int(step) if step else None
-    found = checkpoints.parameters(number)
-    if found is None or (number is not None and number not in checkpoints.steps()):
-        raise UserError(
-            f"config.train.init_from={init_from}: no such checkpoint in {path}; write "
-            "WORKDIR or WORKDIR:STEP of a run"
-        )
-    averages = checkpoints.parameters(found[0], "ema")
-    return {**found[1], **(averages[1] if averages else {})}
-
-
 def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
     """Every pattern of `config.train.freeze` matches a parameter, or a `UserError` shows some."""
     names = [
@@ -321,128 +280,3 @@ def data_spec(config: Config, data: Dataset) -> Spec:
         return Spec(data.name, shape=(height, width, channels), value_range=(low, high))
     assert data.tokenizer is not None
     return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
-
-
-def describe_data(data: Dataset) -> dict[str, Any]:
-    """What a checkpoint keeps of its data, as JSON: enough to build the model and read its text."""
-    description = {
-        "name": data.name,
-        "split": data.split,
-        "size": data.size,
-        "features": {name: [list(f.shape), *f[1:]] for name, f in data.features.items()},
-        "identity": data.identity,
-    }
-    if data.tokenizer is not None and data.window is not None:
-        description |= {"tokenizer": data.tokenizer.to_json(), "window": list(data.window)}
-    return description
-
-
-def described_data(description: dict[str, Any]) -> Dataset:
-    """A data set that `describe_data` described, without its examples."""
-
-    def fetch(indices):
-        raise AssertionError("a described data set holds no examples")
-
-    text = "tokenizer" in description
-    features: dict[str, Any] = description.get("features") or {
-        name: (*rest, description["num_classes"] if name == "label" else None)
-        for name, rest in description["spec"].items()  # as older checkpoints have it
-    }
-    return Dataset(
-        name=description["name"],
-        split=description["split"],
-        size=description["size"],
-        features={n: Feature(tuple(shape), *rest) for n, (shape, *rest) in features.items()},
-        fetch=fetch,
-        window=source.Window(*description["window"]) if text else None,
-        tokenizer=from_json(description["tokenizer"]) if text else None,
-        identity=description.get("identity", {}),
-    )
-
-
-def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> Experiment:
-    """The experiment of a run, built from what its checkpoint says of the data.
-
-    Args:
-        config: of the run.
-        workdir: of the run.
-        with_data: read the data all the same.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    if not checkpoints.steps():
-        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    meta = checkpoints.meta()
-    assert meta is not None
-    return Experiment(config, data=None if with_data else described_data(meta["data"]))
-
-
-def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
-    """The state of a run's newest (or best) checkpoint.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
-    metric = experiment.config.train.best
-    name, higher = config_lib.best_metric(metric) if metric else ("", False)
-    checkpoints = Checkpoints(
-        workdir / "checkpoints", best=name, higher_is_better=higher, read_only=True
-    )
-    if not checkpoints.steps():
-        raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    step = None
-    if best:
-        step = checkpoints.best_step() if metric else None
-        if step is None:
-            raise UserError("--best: no checkpoint has the metric of config.train.best")
-    check_same_data(experiment, checkpoints.meta(step), force=True)
-    state = restore_newest(experiment, checkpoints, step)
-    assert state is not None  # there are steps
-    return state
-
-
-def restore_newest(
-    experiment: Experiment, checkpoints: Checkpoints, step: int | None = None
-) -> TrainState | None:
-    """The newest state that can be read, or that of `step`; None without a checkpoint.
-
-    Older code kept the seed in the config alone, and no averages of statistics: those begin with
-    the statistics as they are.
-    """
-
-    def missing(path: str, shape: jax.ShapeDtypeStruct, found: Mapping[str, Array]):
-        if path == "seed":
-            value = np.uint32(experiment.config.seed)
-            return jax.make_array_from_callback((), shape.sharding, lambda _: value)
-        statistics = found.get(path.replace("/ema_stats/", "/stats/"))
-        return None if "/ema_stats/" not in path or statistics is None else statistics.copy()
-
-    return checkpoints.restore(
-        experiment.abstract_state, step, set_aside=not checkpoints.read_only, missing=missing
-    )
-
-
-def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:
-    """The data are those of a checkpoint, or a `UserError` says what changed; with `force` a
-    warning does. Another vocabulary is an error all the same: tokens would mean something else."""
-    stored = (meta or {}).get("data", {})
-    data = experiment.data
-    if data.tokenizer is not None and stored.get("tokenizer", "") not in (
-        "",
-        data.tokenizer.to_json(),
-    ):
-        raise UserError(
-            f"the text {printable(data.name)} has changed since the checkpoint was written: its "
-            "vocabulary is another; bring back the old text, or train in another --workdir"
-        )
-    before = stored.get("identity")
-    changed = changes(before, data.identity) if before and data.identity else ""
-    if changed and force:
-        echo(f"warning: {printable(data.name)} has changed since the checkpoint: {changed}")
-    elif changed:
-        raise UserError(
-            f"{printable(data.name)} has changed since the checkpoint was written: {changed}; "
-            "bring back what it was, train in another --workdir, or go on with --resume=force"
-        )

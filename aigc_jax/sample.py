@@ -16,10 +16,11 @@ from aigc_jax import rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment, experiment_of, restore
+from aigc_jax.experiment import Experiment
 from aigc_jax.generate import writers
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.observe import Writer
 from aigc_jax.tasks.task import Settings, TrainState
 

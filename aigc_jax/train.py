@@ -13,8 +13,9 @@ from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
-from aigc_jax.experiment import Experiment, check_same_data, describe_data, restore_newest
+from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
 from aigc_jax.run import goodput, observe
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, read_config, write_json
@@ -111,7 +112,7 @@ def _train(
         resumed = state is not None
         if resumed:
             begun = (checkpoints.meta(int(state.step)) or {}).get("interval")
-        state = experiment.start() if state is None else state
+        state = start_state(experiment) if state is None else state
         step = int(state.step)
         feed, run = experiment.feed, experiment.compile_train()
     if executable:

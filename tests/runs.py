@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from aigc_jax import command_line
-from aigc_jax.experiment import Experiment, restore
+from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import TrainFeed
+from aigc_jax.resume import restore
 
 ROOT = Path(__file__).parent.parent
 FAMILIES = {

@@ -20,6 +20,7 @@ FLOORS = (
     ("run",),
     ("metrics",),
     ("experiment",),
+    ("resume",),
     ("aot",),
     ("sample", "evaluate", "bench"),
     ("train",),

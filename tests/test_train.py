@@ -186,3 +186,17 @@ def test_evaluation_covers_every_example_once(undisturbed):
 def test_loop_knows_no_family():
     source = Path(train_module.__file__).read_text().lower()
     assert not any(word in source for word in ("gan", "vae", "causal"))
+
+
+def test_a_refused_value_leaves_the_work_directory_to_the_mended_command(tmp_path):
+    # One is refused before the first step, one dies in it; no checkpoint is lost to either.
+    for bad in ({"data__transforms": "random_crop(99) | range(0, 1)"}, BROKEN):
+        with pytest.raises(UserError):
+            train(make_config("vae", **bad), tmp_path)
+        assert not list(tmp_path.glob("checkpoints/*"))
+    assert train(make_config("vae"), tmp_path)["step"] == 8
+    steps = [line["step"] for line in map(json.loads, (tmp_path / "metrics.jsonl").open())]
+    assert steps == sorted(steps)
+
+
+BROKEN = {"optimizer__model__learning_rate": 1e18}  # finite, and the second step is not

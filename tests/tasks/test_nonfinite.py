@@ -11,8 +11,9 @@ from runs import assert_close, assert_same, make_config
 
 from aigc_jax.data import order, source
 from aigc_jax.errors import UserError
-from aigc_jax.experiment import Experiment, restore
+from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import TrainFeed
+from aigc_jax.resume import restore
 from aigc_jax.run import observe
 from aigc_jax.tasks.nonfinite import leave_out_nonfinite
 from aigc_jax.tasks.step import average, collect
