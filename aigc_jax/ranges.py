@@ -31,9 +31,10 @@ class Range(NamedTuple):
         kind = numbers.Integral if self.whole else numbers.Real
         if isinstance(value, bool) or not isinstance(value, kind):
             return False
-        above = value >= self.low if self.ends[0] == "[" else value > self.low
-        below = value <= self.high if self.ends[1] == "]" else value < self.high
-        return bool(above and below and abs(value) < LARGEST)
+        x: Any = value
+        above = x >= self.low if self.ends[0] == "[" else x > self.low
+        below = x <= self.high if self.ends[1] == "]" else x < self.high
+        return bool(above and below and abs(x) < LARGEST)
 
     def __str__(self) -> str:
         if self.whole and self.high < math.inf:
