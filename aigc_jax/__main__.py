@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from aigc_jax import command_line, manual, ranges
 from aigc_jax.command_line import Flag
-from aigc_jax.errors import UserError, first_line, nearest
+from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run import console, signals
 from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json
 
@@ -305,8 +305,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return 130
-    if isinstance(error, OSError) and error.errno in MENDABLE and error.filename:
-        print(f"error: {first_line(error).partition('] ')[2]}", file=sys.stderr)
+    if isinstance(error, OSError) and error.errno in MENDABLE:
+        where = f": {printable(error.filename)}" if error.filename else " (while writing a file)"
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
         return 2
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and XLA's
         print(f"error: out of memory: {first_line(error)}; ask for less at once", file=sys.stderr)

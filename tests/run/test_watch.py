@@ -75,8 +75,12 @@ def test_a_window_of_the_config_is_recorded(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("stall_seconds", -1, "config.train.stall_seconds=-1 is negative; 0 switches it off"),
-        ("profile", "100", 'config.train.profile="100" is not a window'),
+        (
+            "stall_seconds",
+            -1,
+            "config.train.stall_seconds=-1 is out of range; give a whole number from 0",
+        ),
+        ("profile", "100", 'config.train.profile="100" is not steps to record, e.g. "100:110"'),
     ],
 )
 def test_bad_settings(tmp_path, key, value, message):

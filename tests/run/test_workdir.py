@@ -110,6 +110,27 @@ def test_a_home_is_understood_in_every_path_and_none_is_needed(monkeypatch, tmp_
     assert json.loads((tmp_path / "report.json").read_text())["a"] is None
 
 
+def test_a_disk_that_is_full_while_samples_are_written_is_one_line(copy):
+    """The limit is on the size of a file, and the kernel's answer takes the same way."""
+    code = """
+import resource
+from aigc_jax.__main__ import main
+from aigc_jax.generate import writers
+write = writers.write_png
+def full(*args):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    write(*args)
+writers.write_png = full
+main()
+"""
+    command = [sys.executable, "-c", code, "generate", f"--workdir={copy}", "--num=1"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("error: File too large")
+    assert "Traceback" not in run.stderr
+    assert not any((copy / "generated").iterdir())
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
