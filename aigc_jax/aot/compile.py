@@ -176,9 +176,7 @@ def without_remat(experiment: Experiment) -> Experiment:
     if config.model.get("remat", "none") == "none":
         return experiment
     config.model.remat = "none"
-    without = Experiment(config, data=experiment.data, devices=list(experiment.mesh.devices.flat))
-    without.eval_data = experiment.eval_data
-    return without
+    return Experiment(config, data=experiment.data, devices=list(experiment.mesh.devices.flat))
 
 
 # --- does it fit ---
