@@ -25,7 +25,7 @@ def lookup(table: dict, name: Any, what: str):
     return table[name]
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message that has many."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]
 
