@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax import rng
-from aigc_jax.aot import flops
+from aigc_jax.aot import chips, flops
 from aigc_jax.config import Config, as_json
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
@@ -159,7 +159,7 @@ def _utilisation(experiment: Experiment, step_flops: int, seconds: float) -> dic
     """FLOP/s and its share of what the devices could do."""
     dtype = experiment.config.train.precision
     kind = jax.local_devices()[0].device_kind
-    published = flops.peak_flops(kind, dtype)
+    published = chips.peak_flops(kind, dtype)
     if published is None:
         peak, source = flops.measured_peak(dtype), "2048^3 matrix product, measured in this run"
     else:

@@ -2,15 +2,19 @@
 
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from runs import FAMILIES, ROOT, make_config
 
-from aigc_jax import command_line
+from aigc_jax import command_line, manual, tasks
 from aigc_jax.__main__ import VERBS, main
+from aigc_jax.errors import UserError
 from aigc_jax.train import train
 
 
@@ -133,6 +137,46 @@ BAD = {
     "data verb": (["data", "lst"], "aigc data list"),
     "data name": (["data", "prepare", "mnits"], 'did you mean "mnist"'),
     "bench": (["bench", VAE, "--what=trian"], 'did you mean "train"'),
+    "rounds": (
+        ["bench", VAE, "--rounds=0"],
+        "--rounds=0 is out of range; give a whole number from",
+    ),
+    "slices": (["compile", VAE, "--slices=-1"], "--slices=-1 is out of range"),
+    "a section": (["train", VAE, "--config.train=3"], "config.train is a section, not a value"),
+    "port": (
+        ["train", VAE, "--coordinator=a:99999", "--num_processes=2", "--process_id=0"],
+        "with a port from 1 to 65535",
+    ),
+    "old key": (
+        ["train", VAE, "--config.data.pad_crop=2"],
+        'is now a transform, e.g. --config.data.transforms="random_crop(2) | range(-1, 1)"',
+    ),
+    "old switch": (["train", VAE, "--noconfig.data.flip"], "random_flip"),
+    "zero batch": (["train", VAE, "--config.data.batch_size=0"], "batch_size=0 is out of range"),
+    "a step of many epochs": (
+        ["train", VAE, "--config.data.batch_size=1600000", "--config.train.eval_every=never"],
+        "a step of 1,600,000 examples goes 25,000 times through the 64 of mnist5k",
+    ),
+    "a batch of 50 GB": (
+        ["train", VAE, "--config.data.eval_batch_size=16000000"],
+        "use a smaller config.data.eval_batch_size",
+    ),
+    "a model of terabytes": (
+        ["train", VAE, "--config.model.encoder.features=(1000000,1000000)"],
+        "use a smaller config.model",
+    ),
+    "pixels": (
+        ["train", VAE, "--config.data.source=synthetic_images:99999x99999x3:5"],
+        "sides are of 1 to 8192 pixels",
+    ),
+    "images": (
+        ["train", VAE, "--config.data.source=synthetic_images:8x8x3:99999999999"],
+        "99,999,999,999 are too many",
+    ),
+    "vocabulary": (
+        ["train", f"--config={FAMILIES['gpt']}", "--config.data.source=synthetic_tokens:99999999"],
+        "at most 16,777,216 tokens",
+    ),
 }
 
 
@@ -150,6 +194,134 @@ def test_bad_input_is_one_line_and_exit_2(args, capsys, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+HEAD = "from aigc_jax.config import base, images, optimizer\n"
+NO_CONFIGS = {
+    "raises": ("1 / 0", "line 1: ZeroDivisionError: division by zero"),
+    "raises within": ("def get_config():\n    return nobody", "line 2: NameError: name 'nobody'"),
+    "of many lines": ("raise ValueError('one\\ntwo')", "ValueError: one"),
+    "does not parse": ("def get_config(:", "line 1: SyntaxError"),
+    "no Python": ("\0", "SyntaxError"),
+    "no UTF-8": (b"x = '\xff'", "SyntaxError"),
+    "no get_config": ("x = 1", "has no function get_config"),
+    "get_config is a value": ("get_config = 3", "has no function get_config"),
+    "takes two": ("def get_config(a, b): pass", "TypeError: get_config() missing"),
+    "returns None": ("def get_config(): pass", "get_config returns NoneType"),
+    "returns a dict": ("def get_config(): return {}", "get_config returns dict"),
+    "exits": ("import sys; sys.exit(0)", "SystemExit: 0"),
+    "recurses": ("def get_config(): return get_config()", "RecursionError"),
+    "has no sections": (
+        "from ml_collections import ConfigDict as get_config",
+        "config.data is missing or no section",
+    ),
+    "has no data": (f"{HEAD}get_config = base", "config.data is empty"),
+    "has no task": (
+        f"{HEAD}def get_config():\n    c = base(); c.data = images('mnist5k')\n    return c",
+        'unknown config.task.name ""',
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NO_CONFIGS)
+@pytest.mark.parametrize("more", [[], ["--help"]], ids=["train", "help"])
+def test_a_file_that_makes_no_config_is_one_line(what, more, capsys, tmp_path):
+    text, message = NO_CONFIGS[what]
+    file = tmp_path / "broken.py"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert aigc("train", f"--config={file}", f"--workdir={tmp_path / 'run'}", *more) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "bench"])
+@pytest.mark.parametrize("more", [[], ["--help"]], ids=["", "help"])
+def test_paths_that_no_file_has_are_one_line(verb, more, capsys, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "stored.json").write_text("[]")
+    flagfile = f"--flagfile={tmp_path / 'nowhere'}"
+    for flags, message in (
+        ([f"--config={'a' * 5000}"], "no config file"),
+        ([f"--config={'a/' * 2500}"], "no config file"),
+        (["--config=\0"], "no config file"),
+        (["--config=a\nb"], "no config file"),
+        ([f"--config={tmp_path / 'folder'}"], "no config file"),
+        (["--config=gan"], "no config file"),
+        ([f"--config={tmp_path / 'stored.json'}"], "damaged"),
+        ([VAE, flagfile], "--flagfile cannot be read"),
+        ([VAE, f"--flagfile={tmp_path}"], "--flagfile cannot be read"),
+    ):
+        assert aigc(verb, *flags, *more) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1
+        assert message in captured.err
+        assert len(captured.err) < 1000
+
+
+def test_a_flagfile_holds_any_flags(tmp_path):
+    file = tmp_path / "flags"
+    file.write_text(f"{VAE}\n--config.train.keep=7\n--workdir={tmp_path / 'run'}\n")
+    flags, config, _ = command_line.parse(VERBS["train"].flags, [f"--flagfile={file}"])
+    assert (config.train.keep, flags.workdir) == (7, str(tmp_path / "run"))
+
+
+def test_a_runs_config_repeats_it_elsewhere(text_run):
+    for path in (text_run, text_run / "config.json"):
+        repeated = command_line.load(str(path))
+        assert repeated.to_dict() == tasks.complete(make_config("gpt")).to_dict()
+        assert command_line.default_workdir(str(path)) == f"runs/{text_run.name}-again"
+    flags = VERBS["evaluate"].flags
+    for value in ("", "()"):
+        words = [f"--workdir={text_run}", f"--config.parallel.rules={value}"]
+        assert command_line.parse(flags, words)[1].parallel.rules == ()
+    with pytest.raises(UserError, match='is a stored config: leave out ":smoke"'):
+        command_line.load(f"{text_run}:smoke")
+
+
+def test_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    """In a copy of the package with what the wheel puts into it."""
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = wheel["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for package in wheel["packages"]:
+        shutil.copytree(ROOT / package, tmp_path / package)
+    for source, place in wheel["force-include"].items():
+        shutil.copytree(ROOT / source, tmp_path / place)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "empty").mkdir()
+    examples = [shlex.split(verb.example) for verb in VERBS.values()]
+    given = [word.partition("=")[2] for words in examples for word in words if "--config=" in word]
+    assert "gan/dcgan:quickstart" in given
+    code = f"""
+from aigc_jax import command_line, manual, tasks
+for path in {given} + ["configs/gan/dcgan.py:smoke", "gan/dcgan.py"]:
+    file, arg = command_line.find(path)
+    assert str(file).startswith({str(tmp_path)!r}), file
+    assert command_line.load(path).task.name
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "empty", capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, verb in VERBS.items():
+        aigc_word, example_verb, *words = shlex.split(verb.example)
+        assert (aigc_word, example_verb) == ("aigc", name)
+        _, config, rest = command_line.parse(verb.flags, words)
+        assert bool(rest) == (name == "data")
+        assert config is not None or name in ("data", "evaluate", "generate")
+        assert verb.example in manual.verb_help(name, verb, [])
+
+
+def test_bench_prints_one_object(capsys):
+    assert aigc("bench", "--config=vae/mnist_dense:smoke", "--rounds=1") == 0
+    assert json.loads(capsys.readouterr().out)["rounds"] == 1
+
+
 @pytest.fixture(scope="module")
 def text_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("gpt")
@@ -164,6 +336,23 @@ def test_generate_writes_text_that_begins_with_the_prompt(text_run, capsys):
     assert result["text"].startswith("The ")
     assert len(result["text"]) == len("The ") + 20
     assert Path(result["path"]).read_text(encoding="utf-8").startswith("The ")
+
+
+@pytest.mark.parametrize(
+    ("flag", "names"),
+    [
+        ("out", ["file/x", "folder", "a" * 250, "a" * 300]),
+        ("npz", ["file/x", "folder", "a" * 250, "a" * 300]),
+        ("images", ["file/x", "file", "a" * 300]),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_it_is_made(flag, names, text_run, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name in names:
+        place = tmp_path / name
+        assert aigc("generate", f"--workdir={text_run}", f"--{flag}={place}", "--kind=nothing") == 2
+        assert capsys.readouterr().err.startswith(f"error: cannot write --{flag}={place}: ")
 
 
 def test_prompt_outside_the_vocabulary_is_named(text_run, capsys):

@@ -90,7 +90,7 @@ def initialize(
     assert coordinator is not None
     assert num_processes is not None
     assert process_id is not None
-    peers = Peers(coordinator, num_processes, process_id, timeout)
+    peers = Peers(coordinator, num_processes, process_id, float(timeout))
     connect("", coordinator, num_processes, process_id)
     peers.watch()
     return peers

@@ -247,7 +247,7 @@ def test_preparing_needs_tensorflow_and_a_known_name(tfds_dir, monkeypatch):
 def test_the_list_tells_what_a_task_can_use_and_for_what(tfds_dir):
     _pictures(tfds_dir / "digits" / "1.0.0")
     _write(tfds_dir / "story" / "1.0.0", {"train": [[_example(text=b"once")]]}, ["text"])
-    _write(tfds_dir / "speech" / "1.0.0", {"train": [[_example(text=b"aah")]]}, ["audio"])
+    _write(tfds_dir / "speech" / "1.0.0", {"train": [[_example(text=b"aah")]]}, ["label"])
     _write(tfds_dir / "torn" / "1.0.0", {"train": [[_example(text=b"...")]]}, ["text"])
     (tfds_dir / "torn" / "1.0.0" / "features.json").write_text("{")
     tasks = {row.name: row.tasks for row in catalog.listing()}
