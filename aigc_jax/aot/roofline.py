@@ -41,5 +41,5 @@ def roofline(work: Program, model_flops: float, chip: Chip, steps: int) -> dict[
         "seconds": times,
         "slowest": slowest,
         "mfu_at_most": model_flops / chip.bfloat16 / max(known[slowest], 1e-12),
-        "peaks": "published: see aigc_jax/aot/flops.py",
+        "peaks": "published: see aigc_jax/aot/chips.py",
     }
