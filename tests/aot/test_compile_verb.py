@@ -176,7 +176,7 @@ def test_collectives_and_shardings_are_the_reviewed_ones(family, mesh, renew):
         golden.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         pytest.skip(f"wrote {golden}")
     expected = json.loads(golden.read_text(encoding="utf-8"))
-    hint = "if the change is meant: pytest tests/test_compile_verb.py -k reviewed --renew-goldens"
+    hint = "if the change is meant: pytest tests/aot/test_compile_verb.py -k reviewed --renew-goldens"
     if found["compiler"] != expected["compiler"]:  # another one may merge or split collectives
         found["compiler"] = expected["compiler"]
         for side in (found, expected):
