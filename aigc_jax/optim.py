@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array, BFloat16, Float, Key
 from optax import contrib
 
-from aigc_jax import ranges
+from aigc_jax import keys, ranges
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup, nearest
 from aigc_jax.schedules import make_schedule
@@ -43,9 +43,9 @@ def make(
     Raises:
         UserError: an unknown name or argument, or a value out of its range.
     """
+    for name, row in keys.OPTIMIZER.items():
+        ranges.check(config[name], row.allowed, f"{key}.{name}")
     schedule = make_schedule(config, key, num_steps, batch_size, num_examples)
-    ranges.check(config.weight_decay, ranges.NOT_NEGATIVE, f"{key}.weight_decay")
-    ranges.check(config.clip_norm, ranges.NOT_NEGATIVE, f"{key}.clip_norm")
     row = lookup(OPTIMIZERS, config.name, f"{key}.name")
     args = _checked(config.name, dict(config.args), f"{key}.args")
     if row.decay:
@@ -59,8 +59,7 @@ def make(
     if updates_per_step > 1:
         rate = lambda updates: schedule(updates // updates_per_step)  # noqa: E731
     tx = row.factory(rate, **args)
-    dtypes = {"float32": lambda tx: tx, "bfloat16": in_bfloat16}
-    tx = lookup(dtypes, config.state_dtype, f"{key}.state_dtype")(tx)
+    tx = in_bfloat16(tx) if config.state_dtype == "bfloat16" else tx
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
     return tx, schedule

@@ -5,7 +5,6 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from aigc_jax import ranges
 from aigc_jax.config import Config, steps
 from aigc_jax.errors import UserError, lookup
 
@@ -45,20 +44,17 @@ def make_schedule(
     Step, exponential and inverse_sqrt never fall below `end`.
 
     Args:
-        config: an `aigc_jax.config.optimizer(...)` section.
+        config: an `aigc_jax.config.optimizer(...)` section, its values in their ranges.
         key: where it stands in the config, for error messages.
         num_steps: steps of the whole run.
         batch_size: examples per step, for durations in epochs or examples.
         num_examples: examples per epoch.
 
     Raises:
-        UserError: an unknown schedule, a value out of its range, a duration that is missing, does
+        UserError: an unknown schedule, a duration that is missing, does
             not fit the run or is not read by this schedule.
     """
     reads = lookup(SCHEDULES, config.schedule, f"{key}.schedule")
-    ranges.check(config.learning_rate, ranges.NOT_NEGATIVE, f"{key}.learning_rate")
-    ranges.check(config.final_fraction, ranges.FRACTION, f"{key}.final_fraction")
-    ranges.check(config.decay_factor, ranges.Range(0, 1, "(]"), f"{key}.decay_factor")
     for name in ("decay_duration", "boundaries"):
         if config[name] and name not in reads:
             readers = ", ".join(n for n, names in SCHEDULES.items() if name in names)

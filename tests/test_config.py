@@ -24,6 +24,7 @@ from aigc_jax.config import (
     text,
 )
 from aigc_jax.errors import UserError
+from aigc_jax.tasks.family import Spec, image_shape
 
 CONFIGS = {family: tasks.filled(make_config(family)) for family in FAMILIES}
 
@@ -267,6 +268,21 @@ def test_another_pair_of_networks_takes_its_own_fields():
     config, dropped = tasks.renamed(make_config("dcgan64"), {"model.name": "dense"})
     assert "config.model.generator.kernel_size" in dropped
     assert tasks.complete(config).model.generator.to_dict() == {"features": (8, 8, 8, 8)}
+
+
+@pytest.mark.parametrize("family", ["dcgan", "conv_vae", "dense_gan", "vae"])
+def test_a_model_says_which_sides_it_can_make(family):
+    config = tasks.filled(make_config(family))
+    part = "generator" if "gan" in family else "decoder"
+    section = tasks.family(config).sections(config)[f"model.{part}"]
+    given = config.model[part]
+    if not hasattr(section.cls, "side_multiple"):
+        assert image_shape(Spec("data", (9, 7, 1)), section, given) == (9, 7, 1)
+        return
+    side = 2 ** len(given.features)
+    assert image_shape(Spec("data", (side, 3 * side, 1)), section, given) == (side, 3 * side, 1)
+    with pytest.raises(UserError, match=f"must be multiples of {side}; set config.data.image_size"):
+        image_shape(Spec("data", (side, side + 1, 1)), section, given)
 
 
 def test_best_needs_a_direction():

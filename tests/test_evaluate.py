@@ -99,7 +99,7 @@ def test_a_best_that_cannot_be_is_refused():
 def test_unknown_types_and_parameters_are_refused():
     for key, value, message in (
         ("type", "mear", 'did you mean "mean"'),
-        ("parameters", "averge", 'did you mean "average"'),
+        ("parameters", "averge", "is not one of average or last"),
     ):
         config = make_config("vae")
         config.evals["eval"][key] = value

@@ -303,7 +303,7 @@ def test_training_with_bfloat16_state_is_close_to_float32():
         ({"decay_duration": "9 steps"}, "not read by .*schedule=constant, but by exponential"),
         ({"schedule": "wsd", "decay_duration": "9", "boundaries": "9"}, "but by step; set it to"),
         ({"warmup": "soon"}, '"soon" is not a duration'),
-        ({"state_dtype": "float16"}, 'state_dtype "float16"; did you mean "bfloat16"'),
+        ({"state_dtype": "float16"}, 'state_dtype="float16" is not one of float32 or bfloat16'),
     ],
 )
 def test_bad_settings_are_named(kwargs, message):
@@ -336,7 +336,7 @@ def test_values_out_of_range_are_refused_with_the_range(key, values, expected):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"name": "adafactor", "min_dim_size_to_factor": 1.5}, r"a whole number in \[1, inf\)"),
+        ({"name": "adafactor", "min_dim_size_to_factor": 1.5}, r"a whole number from 1 to"),
         (
             {"name": "muon", "beta": 1.0},
             r"args.beta=1.0 is out of range; give a number in \[0, 1\)",

@@ -54,6 +54,11 @@ class ConvGenerator(nn.Module):
     epsilon: float = 1e-3
     dtype: DTypeLike = jnp.float32
 
+    @staticmethod
+    def side_multiple(features: Sequence[int]) -> int:
+        """Of what height and width are multiples: each layer doubles them."""
+        return 2 ** len(features)
+
     @nn.compact
     def __call__(
         self, z: Float[Array, "batch latent"], train: bool, axis: str | None = None

@@ -104,6 +104,11 @@ class ConvDecoder(nn.Module):
     kernel_size: int = 3
     dtype: DTypeLike = jnp.float32
 
+    @staticmethod
+    def side_multiple(features: Sequence[int]) -> int:
+        """Of what height and width are multiples: each layer doubles them."""
+        return 2 ** len(features)
+
     @nn.compact
     def __call__(
         self, z: Float[Array, "batch latent"]

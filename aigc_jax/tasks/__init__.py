@@ -173,7 +173,7 @@ def build(config: Config, spec: Spec, tx: dict[str, Any]) -> Task:
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     training = {
         "tx": tx,
-        "dtype": lookup(dtypes, config.train.precision, "config.train.precision"),
+        "dtype": dtypes[config.train.precision],
         "ema_decay": config.train.ema_decay,
         "accumulate": config.train.accumulate,
         "freeze": tuple(config.train.freeze),

@@ -64,8 +64,16 @@ def construct(section: Section, key: str, given: Config, **fixed):
     return section.cls(**values, **fixed)
 
 
-def image_shape(spec: Spec, multiple: int = 1) -> tuple[int, int, int]:
-    """The shape of the data's images, whose sides are multiples of `multiple`, or a `UserError`."""
+def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, int]:
+    """The shape of the data's images, one that a model can make, or a `UserError`.
+
+    Args:
+        spec: of the data.
+        section: of the model; its class may have `side_multiple(features)`.
+        given: the model's part of the config.
+    """
+    ask = getattr(section.cls, "side_multiple", None)
+    multiple = ask(given.features) if ask else 1
     if spec.shape is None:
         raise UserError(f"this task needs images; config.data.source={spec.name} holds none")
     height, width, _ = spec.shape

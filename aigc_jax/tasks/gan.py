@@ -340,8 +340,7 @@ def build(config: Config, spec: Spec, training: dict[str, Any]) -> GAN:
         raise UserError(
             f"config.task.discriminator_steps={config.task.discriminator_steps}: at least 1"
         )
-    doublings = len(config.model.generator.features) if config.model.name == "conv" else 0
-    shape = image_shape(spec, multiple=2**doublings)
+    shape = image_shape(spec, sections(config)["model.generator"], config.model.generator)
     check_range(spec, -1.0, 1.0, "the generator ends in tanh")
     parts = sections(config)
     return construct(

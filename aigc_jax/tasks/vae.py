@@ -237,8 +237,7 @@ def sections(config: Config, task: type[VAE] = VAE) -> dict[str, Section]:
 def build(config: Config, spec: Spec, training: dict[str, Any], task: type[VAE] = VAE) -> VAE:
     """The task that a complete config describes, see `tasks.build`."""
     lookup(dict.fromkeys(LIKELIHOODS), config.task.likelihood, "config.task.likelihood")
-    doublings = len(config.model.decoder.features) if config.model.name == "conv" else 0
-    shape = image_shape(spec, multiple=2**doublings)
+    shape = image_shape(spec, sections(config)["model.decoder"], config.model.decoder)
     check_range(spec, 0.0, 1.0, f"of which {config.task.likelihood} is a likelihood")
     parts, dtype = sections(config, task), training["dtype"]
     return construct(

@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_reported_and_with_check_refused(tmp_path, capsys):
         ([], "--config=FILE is missing"),
         (["--sweep", "--check"], "do not go together"),
         (["--sweep", "--what=eval"], "train step"),
-        (["--slices=0"], "at least one slice"),
+        (["--slices=0"], "--slices=0 is out of range"),
         (["--out=/proc/there/report"], "cannot write --out"),
     ],
 )
@@ -176,7 +176,9 @@ def test_collectives_and_shardings_are_the_reviewed_ones(family, mesh, renew):
         golden.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         pytest.skip(f"wrote {golden}")
     expected = json.loads(golden.read_text(encoding="utf-8"))
-    hint = "if the change is meant: pytest tests/aot/test_compile_verb.py -k reviewed --renew-goldens"
+    hint = (
+        "if the change is meant: pytest tests/aot/test_compile_verb.py -k reviewed --renew-goldens"
+    )
     if found["compiler"] != expected["compiler"]:  # another one may merge or split collectives
         found["compiler"] = expected["compiler"]
         for side in (found, expected):
