@@ -84,6 +84,19 @@ def test_what_may_change_between_stop_and_resume(undisturbed):
     check_same_run(undisturbed / "whole", changed, force=True)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("optimizer__model__name", "sgd"), ("train__ema_decay", 0.9)]
+)
+def test_a_state_of_another_kind_is_refused_with_the_way(undisturbed, key, value):
+    config = tasks.complete(make_config("vae", **{key: value}))
+    workdir = undisturbed / "whole"
+    for force in (False, True):
+        with pytest.raises(UserError, match="cannot go on: ") as refusal:
+            check_same_run(workdir, config, force)
+        assert f"config.{key.replace('__', '.')} was " in str(refusal.value)
+        assert str(refusal.value).endswith(f"--config.train.init_from={workdir}")
+
+
 def test_a_workdir_in_use_is_refused_but_can_be_evaluated(undisturbed):
     workdir = undisturbed / "whole"
     with Lock(workdir):
