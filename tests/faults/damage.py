@@ -3,8 +3,8 @@
 
   python tests/faults/damage.py [--processes=2] [--seed=0]
 
-Every file of the checkpoint in turn, with a fault drawn at random. `tests/run/test_checkpoint.py` does
-the same to every file with every fault, on a small state and without runs.
+Every file of the checkpoint in turn, with a fault drawn at random. `tests/run/test_checkpoint.py`
+does the same to every file with every fault, on a small state and without runs.
 """
 
 import argparse
