@@ -24,6 +24,8 @@ TEXTS = {
 def test_any_text_in_unicode_is_read(text, codec):
     if codec == "utf-8" and (text[:1] == "\ufeff" or encoding._controls(text) > 0.1):
         return
+    if codec == "utf-16" and text[:1] == "\0":  # with its mark these are the bytes of UTF-32's
+        return
     expected = text.replace("\r\n", "\n").replace("\r", "\n")
     assert encoding.decode(text.encode(codec), "it") == expected
 

@@ -124,7 +124,8 @@ def test_a_bad_batch_is_left_out_and_nothing_else(case, poison):
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_an_update_that_overflows_is_left_out_though_the_loss_is_finite():
-    config = make_config("gpt", optimizer__model__learning_rate=1e39, train__nonfinite="skip")
+    config = make_config("gpt", optimizer__model__learning_rate=3e38, train__nonfinite="skip")
+    config.optimizer.model.weight_decay, config.optimizer.model.warmup = 1e4, "0 steps"
     experiment = Experiment(config)
     before = jax.device_get(experiment.init())
     feed = experiment.feed.place([experiment.feed.at(0, 0)])
@@ -178,11 +179,5 @@ def test_a_run_that_only_skips_is_given_up(tmp_path, monkeypatch):
 
 
 def test_an_unknown_policy_is_refused():
-    experiment = Experiment(make_config("vae", train__nonfinite="ignore"))
-    with pytest.raises(UserError, match=r'unknown config.train.nonfinite "ignore"'):
-        jax.eval_shape(
-            experiment.train_step,
-            experiment.abstract_state,
-            experiment.feed.at(0, 0),
-            experiment.feed.resident,
-        )
+    with pytest.raises(UserError, match=r'config.train.nonfinite="ignore" is not one of'):
+        Experiment(make_config("vae", train__nonfinite="ignore"))
