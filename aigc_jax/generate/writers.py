@@ -171,7 +171,7 @@ def _pages(
 def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
     existing = [] if overwrite else [path for path in paths if os.path.lexists(path)]
     if existing:
-        raise UserError(f"{existing[0]} is there already; give another name, or --overwrite")
+        raise UserError(f"{existing[0]} is there already; give another --out, or add --overwrite")
 
 
 @contextlib.contextmanager
