@@ -111,7 +111,8 @@ def to_range(x: Array, args: tuple[float, ...], keyed: Keyed) -> Float[Array, "b
         scaled = (high - low) * scaled
     if low:
         scaled = scaled - -LEVELS * low
-    return scaled / LEVELS
+    # A division by a constant may become a product with its inverse, which can exceed an end.
+    return jnp.clip(scaled / LEVELS, low, high)
 
 
 FUNCTIONS = {

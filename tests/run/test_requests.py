@@ -81,12 +81,16 @@ def test_train_needs_no_signal_handlers(where, whole, tmp_path):
 
 
 def test_a_second_signal_is_left_to_who_had_it_before():
-    with Requests() as asked:
-        asked.listen()
-        signal.raise_signal(signal.SIGINT)
-        assert asked.stop()
-        with pytest.raises(KeyboardInterrupt):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with Requests() as asked:
+            asked.listen()
             signal.raise_signal(signal.SIGINT)
+            assert asked.stop()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_clock_asks_for_checkpoints(tmp_path):
