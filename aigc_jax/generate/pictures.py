@@ -11,8 +11,9 @@ COLUMNS = 10
 def grid(
     images: Float[np.ndarray, "num height width channels"], gap: int = 2
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Images in [0, 1], row by row, ten to a row, on grey; small ones are drawn several times as
-    large. Of 2 or 4 channels the last is opacity: what is transparent shows white.
+    """Images in [0, 1], row by row, ten to a row (fewer of wide ones), on grey; small ones are
+    drawn several times as large. Of 2 or 4 channels the last is opacity: what is transparent shows
+    white.
 
     Raises:
         UserError: see `to_bytes`.
@@ -24,10 +25,11 @@ def grid(
     shades = to_bytes(images)
     if shades.shape[-1] == 1:
         shades = np.repeat(shades, 3, axis=-1)
-    scale = max(1, 56 // max(shades.shape[1:3]))
+    height, width = shades.shape[1:3]
+    scale = max(1, min(56 // height, 56 * COLUMNS // width))
     shades = shades.repeat(scale, axis=1).repeat(scale, axis=2)
     num, height, width, _ = shades.shape
-    columns = min(num, COLUMNS)
+    columns = max(1, min(num, COLUMNS * height // max(height, width)))
     rows = -(-num // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 128, np.uint8)
     for i, image in enumerate(shades):

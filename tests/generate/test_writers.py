@@ -41,10 +41,11 @@ def test_a_grid_shows_every_image_at_its_place(num, columns, rows):
     assert (page[:2] == 128).all()
 
 
-def test_small_images_are_drawn_large_and_wide_ones_are_not():
+def test_small_images_are_drawn_large_but_no_wider_than_a_row():
     assert grid(images(1, 28, 28), gap=0).shape == (56, 56, 3)
-    assert grid(images(1, 8, 64), gap=0).shape == (8, 64, 3)
-    assert grid(images(1, 8, 28), gap=0).shape == (16, 56, 3)
+    assert grid(images(1, 8, 64), gap=0).shape == (56, 448, 3)
+    assert grid(images(1, 2, 200), gap=0).shape == (4, 400, 3)
+    assert grid(images(1, 1, 900), gap=0).shape == (1, 900, 3)
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -149,3 +150,8 @@ def test_a_name_holds_what_shaped_the_samples():
     settings = {"temperature": 0.8, "top_k": 40}
     assert file_stem("samples", 200, 0, settings) == "samples-step200-seed0-temperature0.8-top_k40"
     assert file_stem("samples", 1_000_000, 1, {}) == "samples-step1000000-seed1"
+
+
+def test_a_row_holds_fewer_of_wide_images():
+    # Five pairs of 28 x 28, each twice as large, take the place of ten digits.
+    assert grid(np.zeros((10, 28, 56, 1), np.float32)).shape == (2 * 58 + 2, 5 * 114 + 2, 3)
