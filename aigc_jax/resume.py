@@ -173,11 +173,13 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     path = Path(workdir).expanduser() / "checkpoints"
     checkpoints = Checkpoints(path, read_only=True)
     number = int(step) if step else None
-    found = checkpoints.parameters(number)
-    if found is None or (number is not None and number not in checkpoints.steps()):
+    steps = checkpoints.steps()
+    found = checkpoints.parameters(number) if number is None or number in steps else None
+    if found is None:
+        there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise UserError(
-            f"config.train.init_from={init_from}: no such checkpoint in {path}; write "
-            "WORKDIR or WORKDIR:STEP of a run"
+            f"config.train.init_from={init_from}: no such checkpoint in {path} (there: {there}); "
+            "write WORKDIR or WORKDIR:STEP of a run"
         )
     averages = checkpoints.parameters(found[0], "ema")
     return {**found[1], **(averages[1] if averages else {})}
