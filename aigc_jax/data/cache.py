@@ -2,6 +2,7 @@
 
 One file per split: a line of JSON (names, types, shapes, offsets, CRC-32), then the arrays, each
 on a 64-byte boundary. It is written under another name and renamed: no reader sees half a file.
+(`.npz` cannot be mapped into memory, and `.npy` has no checksum.)
 """
 
 import json

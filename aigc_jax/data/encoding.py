@@ -1,4 +1,9 @@
-"""The bytes of a text file as text, or a refusal that says what they probably are."""
+"""The bytes of a text file as text, or a refusal that says what they probably are.
+
+charset-normalizer guesses, too. Version 3.5.3 takes French in Windows-1252 for Windows-1250, and
+one sentence in EUC-JP or KOI8-R for something else (`tests/data/test_encoding.py` has them): who
+converts by such a hint gets other letters. So the guess is our own.
+"""
 
 import codecs
 

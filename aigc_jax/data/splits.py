@@ -1,6 +1,7 @@
 """TFDS's split syntax: `train`, `train[:95%]`, `train[100:200]`, `train[-5%:]`, `a+b`, `all`.
 
-See https://www.tensorflow.org/datasets/splits. Of that syntax only `shard` is not read.
+See https://www.tensorflow.org/datasets/splits. Of that syntax only `shard` is not read. TFDS's own
+reader of it needs a data set that TFDS has prepared; here folders and texts have splits, too.
 """
 
 import re

@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool
 
 from aigc_jax.tasks.task import Metrics, TrainState
@@ -31,7 +32,7 @@ def leave_out_nonfinite(
     also optimizer moments (a gradient of 1e30 is finite, its square is not, and with an infinite
     second moment Adam never moves that parameter again), statistics and moving averages. The data
     and keys of later steps are those of a run without the accident, as they follow the step's
-    number; learning-rate schedules count updates, so they fall back by one.
+    number, and so does the learning rate: a schedule counts the step, too.
 
     It costs a pass over the state, and memory for a second one until the pass is over.
 
@@ -44,8 +45,17 @@ def leave_out_nonfinite(
     ok = all_finite((new.networks, metrics))
     if axis is not None:  # what one device refuses, all refuse
         ok = jax.lax.pmin(ok.astype(jnp.int32), axis) > 0
-    networks = jax.tree.map(lambda n, o: jnp.where(ok, n, o), new.networks, old.networks)
+
+    def chosen(new, old):
+        return new if _is_schedule(new) else jnp.where(ok, new, old)
+
+    networks = jax.tree.map(chosen, new.networks, old.networks, is_leaf=_is_schedule)
     return new.replace(networks=networks), Guarded(metrics, (~ok).astype(jnp.int32))
+
+
+def _is_schedule(node: Any) -> bool:
+    """Whether a part of an optimizer's state counts the updates for its learning rate."""
+    return isinstance(node, optax.ScaleByScheduleState)
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:

@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from runs import assert_close, assert_same, make_config
 
@@ -16,7 +17,7 @@ from aigc_jax.parallel.feed import TrainFeed
 from aigc_jax.resume import restore
 from aigc_jax.run import observe
 from aigc_jax.tasks.nonfinite import leave_out_nonfinite
-from aigc_jax.tasks.step import average, collect
+from aigc_jax.tasks.step import average, collect, update_network
 from aigc_jax.tasks.task import Network, TrainState
 from aigc_jax.tasks.vae import VAEMetrics
 from aigc_jax.train import train
@@ -112,8 +113,7 @@ def test_a_bad_batch_is_left_out_and_nothing_else(case, poison):
     expected = experiment.init()
     for step in range(STEPS):
         if bad[step]:
-            after = jax.device_put(np.int32(step + 1), expected.step.sharding)
-            expected = expected.replace(step=after)
+            expected = left_out(expected)
         else:
             expected, _ = run(expected, experiment.feed.place([feeds[step]]), {})
     if per_call == 1:
@@ -132,8 +132,37 @@ def test_an_update_that_overflows_is_left_out_though_the_loss_is_finite():
     after, metrics = experiment.compile_train()(experiment.init(), feed, experiment.feed.resident)
     assert metrics.skipped.tolist() == [1]
     assert np.isfinite(metrics.metrics.loss.total).all()
-    assert_same(jax.device_get(after.networks), before.networks)
-    assert int(after.step) == 1
+    assert_same(jax.device_get(after), left_out(before))
+
+
+def left_out(state):
+    """The state after a step whose update was left out: its clocks go on, alone."""
+
+    def counts(node):
+        return isinstance(node, optax.ScaleByScheduleState)
+
+    def one_more(x):
+        return jax.device_put(x + 1, x.sharding) if isinstance(x, jax.Array) else x + 1
+
+    def later(node):
+        return jax.tree.map(one_more, node) if counts(node) else node
+
+    networks = jax.tree.map(later, state.networks, is_leaf=counts)
+    return state.replace(step=one_more(state.step), networks=networks)
+
+
+def test_the_learning_rate_after_a_step_left_out_is_the_one_logged():
+    tx = optax.sgd(optax.linear_schedule(1.0, 0.0, 4))
+    network = Network({"w": jnp.ones(2)}, tx.init({"w": jnp.ones(2)}), {}, {})
+    state = TrainState(jnp.asarray(0), {"model": network})
+    metrics = some_metrics(2.0)
+    for step, gradient in enumerate([1.0, np.nan, 1.0]):
+        before = state.networks["model"]
+        after = update_network(before, {"w": jnp.full(2, gradient)}, {}, tx, 0.0)
+        state, _ = leave_out_nonfinite(state, state.after_step({"model": after}), metrics)
+        moved = before.params["w"] - state.networks["model"].params["w"]
+        rate = 1.0 - step / 4
+        np.testing.assert_allclose(moved, 0.0 if np.isnan(gradient) else rate, rtol=1e-6)
 
 
 def is_good(x):
