@@ -59,6 +59,9 @@ def make(
     if updates_per_step > 1:
         rate = lambda updates: schedule(updates // updates_per_step)  # noqa: E731
     tx = row.factory(rate, **args)
+    if row.norms:
+        inside = args | dict.fromkeys(row.masks, functools.partial(matrices, stacked=("qkv",)))
+        tx = by_layer(tx, row.factory(rate, **inside))
     tx = in_bfloat16(tx) if config.state_dtype == "bfloat16" else tx
     if config.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
@@ -89,23 +92,57 @@ def defaults(name: str, key: str = "optimizer.name") -> dict[str, Any]:
     return found
 
 
-def matrices(params):
-    """The weight-decay mask: True for matrices, kernels and tables, False for biases and scales."""
-
-    def decays(path, leaf):
-        return leaf.ndim - _stacked(path) >= 2 and path[-1].key not in ("bias", "scale")
-
-    return jax.tree_util.tree_map_with_path(decays, params)
-
-
 # Names below which arrays have a leading axis of their own, one entry per layer or per projection:
 # the blocks of a scanned transformer, and queries, keys and values in one kernel.
 STACKED = ("blocks", "qkv")
 
 
-def _stacked(path) -> int:
+def matrices(params, stacked: tuple[str, ...] = STACKED):
+    """The weight-decay mask: True for matrices, kernels and tables, False for biases and scales.
+
+    Args:
+        params: of a network.
+        stacked: names below which arrays have a leading axis that only counts them.
+    """
+
+    def decays(path, leaf):
+        return leaf.ndim - _stacked(path, stacked) >= 2 and path[-1].key not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
+def _stacked(path, names: tuple[str, ...] = STACKED) -> int:
     """How many leading axes of the array at `path` only count arrays."""
-    return sum(getattr(part, "key", None) in STACKED for part in path)
+    return sum(getattr(part, "key", None) in names for part in path)
+
+
+def by_layer(
+    tx: optax.GradientTransformation, inside: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """`tx`, with every layer of a scanned transformer as an array of its own.
+
+    An optimizer that takes the norm of an array would take that of all layers at once.
+
+    Args:
+        tx: for the arrays that are not stacked.
+        inside: the same for one layer's part of the stacked ones; it is mapped over the layers.
+    """
+    mapped = optax.GradientTransformation(jax.vmap(inside.init), jax.vmap(inside.update))
+
+    def label(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "layers" if _stacked(path, ("blocks",)) else "rest", params
+        )
+
+    both = optax.partition({"layers": mapped, "rest": tx}, label)
+
+    def chosen(params):
+        return both if "blocks" in params else tx  # as it was, where nothing is stacked
+
+    return optax.GradientTransformation(
+        lambda params: chosen(params).init(params),
+        lambda updates, state, params=None: chosen(updates).update(updates, state, params),
+    )
 
 
 def muon(
@@ -198,18 +235,20 @@ class Optimizer(NamedTuple):
         decay: the name of its weight-decay argument, None if it has none.
         masks: the names of its arguments that take `matrices`: what the decay reaches, and for LARS
             what is scaled by layer.
+        norms: whether it takes the norm of each array, see `by_layer`.
     """
 
     factory: Callable
     decay: str | None = None
     masks: tuple[str, ...] = ()
+    norms: bool = False
 
 
 # The learning rate scales the weight decay in all of them. adam and the like have none: the name
 # with a w is the same with one.
 OPTIMIZERS = {
     "adabelief": Optimizer(optax.adabelief),
-    "adafactor": Optimizer(adafactor, "weight_decay_rate", ("weight_decay_mask",)),
+    "adafactor": Optimizer(adafactor, "weight_decay_rate", ("weight_decay_mask",), norms=True),
     "adagrad": Optimizer(optax.adagrad),
     "adam": Optimizer(optax.adam),
     "adamax": Optimizer(optax.adamax),
@@ -219,13 +258,15 @@ OPTIMIZERS = {
     "ademamix": Optimizer(contrib.ademamix, "weight_decay", ("mask",)),
     "adopt": Optimizer(contrib.adopt),
     "amsgrad": Optimizer(optax.amsgrad),
-    "lamb": Optimizer(optax.lamb, "weight_decay", ("mask",)),
-    "lars": Optimizer(optax.lars, "weight_decay", ("weight_decay_mask", "trust_ratio_mask")),
+    "lamb": Optimizer(optax.lamb, "weight_decay", ("mask",), norms=True),
+    "lars": Optimizer(
+        optax.lars, "weight_decay", ("weight_decay_mask", "trust_ratio_mask"), norms=True
+    ),
     "lion": Optimizer(optax.lion, "weight_decay", ("mask",)),
     "muon": Optimizer(muon, "weight_decay", ("mask",)),
     "nadam": Optimizer(optax.nadam),
     "nadamw": Optimizer(optax.nadamw, "weight_decay", ("mask",)),
-    "novograd": Optimizer(novograd, "weight_decay", ("mask",)),
+    "novograd": Optimizer(novograd, "weight_decay", ("mask",), norms=True),
     "optimistic_adam_v2": Optimizer(optax.optimistic_adam_v2),
     "radam": Optimizer(optax.radam),
     "rmsprop": Optimizer(optax.rmsprop),
