@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: quickstart test test-tpu lint lock clean
+.PHONY: quickstart test test-tpu results lint lock clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/aigc train --config=configs/gan/dcgan.py:quickstart --workdir=runs/quickstart
@@ -24,6 +24,10 @@ test-tpu: $(VENV)/.installed
 		$(BIN)/pip install --quiet -e '.[dev,aot]'; \
 	fi
 	$(BIN)/python -m pytest -m tpu_compiler -n 2
+
+# The page of results is made of the files in results/.
+results: $(VENV)/.installed
+	$(BIN)/aigc reproduce --table=docs/results.md
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

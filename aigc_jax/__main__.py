@@ -19,11 +19,12 @@ from aigc_jax import command_line, manual, ranges
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run import console, signals
-from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json
+from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json, write_bytes
 
 NUM = ranges.Range(0, 10**9, "[]", whole=True)
 TOKENS = ranges.Range(0, 2**22, "[]", whole=True)  # of a hundred texts at once
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
+SEEDS = ranges.Range(0, 1024, "[]", whole=True)
 SLICES = ranges.Range(1, 1024, "[]", whole=True)
 CONFIG = Flag(
     "config",
@@ -156,6 +157,46 @@ def data(flags, config, words) -> dict[str, Any]:
     raise UserError("write `aigc data list` or `aigc data prepare NAME`")
 
 
+def reproduce(flags, _, words) -> dict[str, Any]:
+    from aigc_jax import rows
+
+    out = expand("out", flags.out)
+    if flags.table:
+        path = check_writable("table", flags.table, expand("table", flags.table))
+        write_bytes(path, rows.table(rows.results(out)).encode())
+        return {"table": str(path)}
+    if flags.list:
+        from aigc_jax.reproduce import listing
+
+        found = listing(out)
+        for row in found:
+            published = "" if row["published"] is None else f"published {row['published']:g}"
+            print(
+                f"{row['row']:24} {published:18} ours {row['ours'] or '-':16} {row['state']}",
+                file=sys.stderr,
+            )
+        return {"rows": found}
+    if len(words) != 1:
+        raise UserError("write `aigc reproduce ROW`; `aigc reproduce --list` shows the rows")
+    from aigc_jax.reproduce import reproduce, row_config
+
+    name = words[0].partition(":")[0]
+    config = row_config(words[0], flags.seeds, flags.budget)
+    workdir = expand("workdir", flags.workdir or f"runs/reproduce/{words[0].replace(':', '-')}")
+    with _joined(flags, config):
+        return reproduce(name, config, workdir, out, budget=flags.budget, check=flags.check)
+
+
+def compare(flags, _, words) -> dict[str, Any]:
+    if len(words) < 2:
+        raise UserError("write `aigc compare RUN RUN ...` with at least two runs or rows")
+    from aigc_jax.compare import compare
+
+    path = expand("out", flags.out)
+    check_writable("out", flags.out, path.with_name(f"{path.name}.png"))
+    return compare(words, path, flags.metric)
+
+
 VERBS = {
     "train": Verb(
         "train a model, or go on with a run that stopped",
@@ -261,6 +302,30 @@ VERBS = {
         "--config.data.batch_size=64 --config.parallel.data=4 --config.parallel.fsdp=4",
         compile,
     ),
+    "reproduce": Verb(
+        "repeat a published figure with several seeds; writes results/ROW.json and a plot",
+        (
+            Flag("list", bool, False, "show the rows, what was published and what came of it"),
+            Flag("seeds", int, 0, "how many, in one program; 0: as many as the row says", SEEDS),
+            Flag("budget", str, "", 'train for less than the row says, e.g. "300 steps"'),
+            Flag("check", bool, False, "exit with 2 when ours is outside the row's tolerance"),
+            Flag("out", str, "results", "directory for ROW.json and ROW.png"),
+            Flag("table", str, "", "write a page of all results to this file, and no more"),
+            Flag("workdir", str, "", "directory of the run; by default runs/reproduce/ROW"),
+            *PROCESSES,
+        ),
+        "aigc reproduce untrained_loss",
+        reproduce,
+    ),
+    "compare": Verb(
+        "show runs or rows side by side: configs, metrics, one plot of their curves",
+        (
+            Flag("metric", str, "", "to draw, e.g. eval/loss; by default the first they share"),
+            Flag("out", str, "compare", "the plot, without its ending"),
+        ),
+        "aigc compare runs/a runs/b",
+        compare,
+    ),
 }
 
 
@@ -288,7 +353,7 @@ def _main(argv: list[str]) -> int:
         console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
-    if words and name != "data":
+    if words and name not in ("data", "reproduce", "compare"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):

@@ -44,8 +44,9 @@ class Run:
 
     @cached_property
     def inference(self) -> TrainState:
-        """The state to evaluate and generate with: moving averages where the run keeps them."""
-        return self.experiment.compile_inference()(self.state)
+        """The state to evaluate and generate with: moving averages where the run keeps them. With
+        several seeds it is that of the first."""
+        return self.experiment.compile_inference()(self.experiment.run_of(self.state))
 
     @property
     def params(self) -> dict[str, Any]:

@@ -191,6 +191,8 @@ def check(config: Config, allowed: dict[str, Any]) -> None:
             raise UserError(f"unknown config.{path}{nearest(path, known)}")
     if config.train.best:
         best_metric(config.train.best)
+    if config.train.seeds > 1 and config.train.nonfinite == "skip":
+        raise UserError("config.train.nonfinite=skip is for one run; set config.train.seeds=1")
 
 
 def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -209,7 +211,9 @@ def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
             continue
         if key == "train.ema_decay" and bool(old) != bool(new):
             why = "there are no moving averages in it" if new else "it has moving averages"
-        elif re.fullmatch(r"task\.name|train\.freeze|optimizer\.[^.]+\.(name|state_dtype)", key):
+        elif re.fullmatch(
+            r"task\.name|train\.(freeze|seeds)|optimizer\.[^.]+\.(name|state_dtype)", key
+        ):
             why = "the two keep different states"
         elif re.fullmatch(r"optimizer\.[^.]+\.(clip_norm|args\..*)", key) and (
             bool(old) != bool(new) or isinstance(new, str)

@@ -14,6 +14,7 @@ from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.parallel.seeds import each
 from aigc_jax.resume import restore
 from aigc_jax.run.report import write_report
 from aigc_jax.tasks.task import TrainState, inference_state
@@ -45,7 +46,7 @@ def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
     feed = eval_feed(experiment, name)
     averaged = experiment.config.evals[name].parameters == "average"
     run = experiment.compile_eval(averaged)
-    state = inference_state(experiment.abstract_state, averaged)
+    state = inference_state(experiment.abstract_run, averaged)
     empty = jax.eval_shape(experiment.eval_step, state, feed.at(0), {})
 
     def evaluate(state: TrainState, beat: Beat) -> Values:
@@ -62,7 +63,7 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
     """How the examples of the split spread: of each value that the task predicts for an example
     its mean, the mean's standard error, and the 5th, 50th and 95th percentile."""
     feed = eval_feed(experiment, name)
-    state = inference_state(experiment.abstract_state)
+    state = inference_state(experiment.abstract_run)
     shapes = jax.eval_shape(lambda s, f: predict(experiment, s, f)[0], state, feed.at(0))
     names = [n for n, x in shapes.items() if x.ndim == 1]
     summaries: dict[str, Callable[[np.ndarray], Any]] = {
@@ -149,12 +150,17 @@ class Evaluator:
         evaluations: dict[str, Evaluation],
         beat: Beat = lambda: None,
     ):
-        self.evaluations, self._beat = evaluations, beat
+        self.evaluations, self._beat, self._experiment = evaluations, beat, experiment
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
         self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
 
     def __call__(self, state: TrainState, names: Iterable[str]) -> Values:
-        """`{"NAME/METRIC": value}` of these evaluations."""
+        """`{"NAME/METRIC": value}` of these evaluations. With several seeds it is their mean, and
+        `NAME/METRIC/seedN` is the value of the N-th, counted from 0."""
+        names = list(names)
+        return each([self._run(one, names) for one in self._experiment.runs(state)])
+
+    def _run(self, state: TrainState, names: list[str]) -> Values:
         prepared: dict[bool, TrainState] = {}
         values = {}
         for name in names:

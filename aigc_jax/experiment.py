@@ -20,6 +20,7 @@ from aigc_jax.data.source import Dataset
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
+from aigc_jax.parallel import seeds
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import batch_sharding, check_memory, replicated, state_shardings
@@ -39,7 +40,9 @@ class Experiment:
         num_steps: of the whole run.
         schedules: the learning rate of each network as a function of the step.
         task: the family, built for this data.
-        abstract_state: shapes, types and shardings of the state.
+        seeds: runs in one program, see `parallel/seeds.py`.
+        abstract_run: shapes, types and shardings of the state of one of them.
+        abstract_state: the same of the whole state; with one seed these are one.
         replicated: the sharding of what every device holds whole.
     """
 
@@ -71,6 +74,9 @@ class Experiment:
                 section, key, self.num_steps, self.batch_size, self.data.size, updates
             )
         self.task = tasks.build(config, data_spec(config, self.data), tx)
+        self.seeds = config.train.seeds
+        self.spread = seeds.are_spread(self.seeds, self.mesh, config.parallel.mode)
+        self.abstract_run = self._abstract_run()
         self.abstract_state = self._abstract_state()
         self.shardings = jax.tree.map(lambda x: x.sharding, self.abstract_state)
         self.replicated = replicated(self.mesh)
@@ -137,13 +143,15 @@ class Experiment:
 
     def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
-        mode = self.config.parallel.mode
-        return compiling.compile_step(self.train_step, self.mesh, mode, self.shardings)
+        mode, step = self.config.parallel.mode, self.train_step
+        step = step if self.seeds == 1 else seeds.together(step)
+        return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread)
 
     def compile_eval(self, averaged: bool = True) -> Callable:
         """`run(state, total, feed, resident) -> total`, see `compile_eval`; `state` is an
         `inference_state`."""
-        mode, shardings = self.config.parallel.mode, inference_state(self.shardings, averaged)
+        mode = self.config.parallel.mode
+        shardings = inference_state(self._run_shardings, averaged)
         return compiling.compile_eval(self.eval_step, self.mesh, mode, shardings)
 
     def init(self, seed: int | None = None) -> TrainState:
@@ -151,7 +159,23 @@ class Experiment:
         seed. Parameters of another run are not in it, see `start`."""
         check_memory(self.abstract_state, self.mesh)
         number = np.uint32(self.config.seed if seed is None else seed)
-        return jax.jit(self._init, out_shardings=self.shardings)(number)
+        if self.seeds == 1:
+            return jax.jit(self._init, out_shardings=self.shardings)(number)
+        numbers = number + np.arange(self.seeds, dtype=np.uint32)
+        run = jax.jit(lambda x: seeds.first_states(self._init, x), out_shardings=self.shardings)
+        return run(numbers)
+
+    def runs(self, state: TrainState) -> list[TrainState]:
+        """The state of each seed."""
+        return [self.run_of(state, number) for number in range(self.seeds)]
+
+    def run_of(self, state: TrainState, number: int = 0) -> TrainState:
+        """The state of one seed, by default the first."""
+        return state if self.seeds == 1 else self._take(state, number)
+
+    @cached_property
+    def _take(self) -> Callable[[TrainState, int], TrainState]:
+        return jax.jit(seeds.of_seed, static_argnums=1, out_shardings=self._run_shardings)
 
     def compile_inference(self, averaged: bool = True) -> Callable[[TrainState], TrainState]:
         """`prepare(state)`: the state to evaluate and generate with (`inference_state`), statistics
@@ -162,8 +186,8 @@ class Experiment:
                 key = rng.stream_key(state.seed, "statistics")
                 return self.task.inference_stats(state, key)
 
-        shardings = inference_state(self.shardings, averaged)
-        names = jax.eval_shape(refresh, inference_state(self.abstract_state, averaged))
+        shardings = inference_state(self._run_shardings, averaged)
+        names = jax.eval_shape(refresh, inference_state(self.abstract_run, averaged))
         out = {name: shardings.networks[name].stats for name in names}
         run = jax.jit(refresh, out_shardings=out) if names else lambda _: {}
 
@@ -204,11 +228,20 @@ class Experiment:
         """The training batches; refused if the devices do not divide them."""
         data, shards = self.config.data, batch_shards(self.mesh)
         accumulate = self.config.train.accumulate
-        check_batch(data.batch_size, accumulate, shards, "config.data.batch_size")
+        split = 1 if self.spread else shards
+        check_batch(data.batch_size, accumulate, split, "config.data.batch_size")
         placements = {"memory": False, "device": True, "disk": False}
         on_device = lookup(placements, data.placement, "config.data.placement")
         mode = self.config.parallel.mode
-        return TrainFeed(self.data, self.mesh, mode, self.batch_size, on_device=on_device)
+        return TrainFeed(
+            self.data,
+            self.mesh,
+            mode,
+            self.batch_size,
+            on_device=on_device,
+            seeds=self.seeds,
+            spread=self.spread,
+        )
 
     def eval_feed(self, data: Dataset, batch_size: int) -> EvalFeed:
         """The batches that cover a split once."""
@@ -245,7 +278,22 @@ class Experiment:
         batch = preprocess.preprocess(self.config.data, raw, key, jnp.arange(2), train=False)
         return self.task.init(key, batch).replace(seed=jnp.asarray(seed, jnp.uint32))
 
+    @property
+    def _run_shardings(self) -> Any:
+        return jax.tree.map(lambda x: x.sharding, self.abstract_run)
+
     def _abstract_state(self) -> Any:
+        if self.seeds == 1:
+            return self.abstract_run
+
+        def several(x):
+            where = seeds.sharding(x.sharding, self.mesh, self.spread)
+            return jax.ShapeDtypeStruct((self.seeds, *x.shape), x.dtype, sharding=where)
+
+        run = self.abstract_run
+        return jax.tree.map(several, run).replace(step=run.step)
+
+    def _abstract_run(self) -> Any:
         shapes = jax.eval_shape(self._init, np.uint32(0))
         check_frozen(shapes, self.config.train.freeze)
         tensor_rules = getattr(self.task, "tensor_rules", ())  # not every family has some

@@ -73,6 +73,7 @@ TOP: Table = {
 
 TRAIN: Table = {
     "duration": Key("20 epochs", "steps, epochs or examples", LENGTH),
+    "seeds": Key(1, "runs in one program: seed, seed + 1, ..., each with its own data order", FEW),
     "accumulate": Key(1, "microbatches per step", FEW),
     "steps_per_call": Key(1, "steps in one lax.scan, without a word from the host", FEW),
     "ema_decay": Key(0.0, "moving average of the parameters; 0 keeps none", ranges.DECAY_RATE),

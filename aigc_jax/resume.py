@@ -154,6 +154,11 @@ def start_state(experiment: Experiment) -> TrainState:
     state, train = experiment.init(), experiment.config.train
     if not train.init_from:
         return state
+    if experiment.seeds > 1:
+        raise UserError(
+            f"config.train.init_from gives {experiment.seeds} seeds the same start; "
+            "set config.train.seeds=1"
+        )
     given = other_parameters(train.init_from)
     found = transfer(state, given, train.init_rename, train.init_skip)
     echo(f"from {train.init_from}: took {len(found.taken)} parameters")

@@ -150,7 +150,8 @@ def generate(
             raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
     if tokenizer is not None and images:
         raise UserError("--images is for images; this run makes text")
-    state = experiment.compile_inference()(restore(experiment, workdir, best=best))
+    state = experiment.run_of(restore(experiment, workdir, best=best))
+    state = experiment.compile_inference()(state)
     make, num = sample_chunks(experiment, settings, num, seed, prompt, text)
     step = int(state.step)
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})

@@ -127,7 +127,7 @@ def _train(
             clock.keep(workdir, step)
         if experiment.data.about:
             echo(f"data: {experiment.data.about}")
-        echo(observe.parameter_table(state))
+        echo(observe.parameter_table(experiment.abstract_run))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
             done = step >= experiment.num_steps
@@ -194,7 +194,7 @@ def _train(
                     check_evaluation(step, results, config.train.nonfinite)
                 if due("sample"):
                     with clock("sample"):
-                        sample(state)
+                        sample(experiment.run_of(state))
                 if keep:
                     save()
             log.settle()

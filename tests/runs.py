@@ -107,7 +107,7 @@ def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [sys.executable, *(["-c", code] if code else ["-m", "aigc_jax"]), *args],
-        cwd=ROOT,
+        cwd=kwargs.pop("cwd", ROOT),
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -24,6 +24,8 @@ FLOORS = (
     ("aot",),
     ("sample", "evaluate", "bench"),
     ("train",),
+    ("config_files", "rows"),
+    ("reproduce", "compare"),
     ("api",),
     ("__init__", "command_line", "manual"),
     ("__main__",),

@@ -12,6 +12,7 @@ from aigc_jax import rng
 from aigc_jax.data.examples import Feature
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
+from aigc_jax.parallel.seeds import together
 from aigc_jax.parallel.sharding import batch_sharding
 from aigc_jax.tasks.task import Settings, inference_state
 
@@ -38,9 +39,10 @@ def train_program(experiment: Experiment) -> Program:
     feed, steps = experiment.feed, experiment.config.train.steps_per_call
     index = {"index": Feature((), "int32")}
     features = index if feed.on_device else experiment.data.features
-    sharding = batch_sharding(experiment.mesh, leading=1)
+    sharding = batch_sharding(experiment.mesh, leading=2 if experiment.spread else 1)
+    rows = (feed.batch_size,) if experiment.seeds == 1 else (feed.batch_size, experiment.seeds)
     feeds = {
-        name: jax.ShapeDtypeStruct((steps, feed.batch_size, *f.shape), f.dtype, sharding=sharding)
+        name: jax.ShapeDtypeStruct((steps, *rows, *f.shape), f.dtype, sharding=sharding)
         for name, f in features.items()
     }
     one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), feeds)
@@ -52,10 +54,11 @@ def train_program(experiment: Experiment) -> Program:
             for name, x in experiment.data.arrays.items()
         }
     state = experiment.abstract_state
+    step = experiment.train_step if experiment.seeds == 1 else together(experiment.train_step)
     return Program(
         experiment.compile_train(),
         (state, feeds, resident),
-        experiment.train_step,
+        step,
         (state, one, resident),
         experiment.batch_size,
         steps,
@@ -72,7 +75,7 @@ def eval_program(experiment: Experiment) -> Program:
         name: jax.ShapeDtypeStruct((size, *f.shape), f.dtype, sharding=sharding)
         for name, f in features.items()
     }
-    state = inference_state(experiment.abstract_state)
+    state = inference_state(experiment.abstract_run)
     total = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=experiment.replicated),
         jax.eval_shape(experiment.eval_step, state, feed, {}),
@@ -90,7 +93,7 @@ def generate_program(experiment: Experiment) -> Program:
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=experiment.replicated)
     sharding = experiment.replicated if num % shards else batch_sharding(experiment.mesh)
     ids = jax.ShapeDtypeStruct((num,), np.int32, sharding=sharding)
-    state = inference_state(experiment.abstract_state)
+    state = inference_state(experiment.abstract_run)
 
     def generate(state, key, ids, inputs):
         return experiment.task.generate(state, key, ids, inputs, settings)

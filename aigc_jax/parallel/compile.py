@@ -20,7 +20,9 @@ TrainStep = Callable[..., tuple[Any, Any]]
 """`(state, feed, resident, axis) -> (state, metrics)`, pure."""
 
 
-def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Callable:
+def compile_step(
+    step: TrainStep, mesh: Mesh, mode: str, shardings: Any, spread: bool = False
+) -> Callable:
     """A compiled function that runs as many steps as its feed holds.
 
     Args:
@@ -28,6 +30,8 @@ def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Call
         mesh: the devices.
         mode: `jit`, which follows `shardings`, or `pmap`, which is data-parallel only.
         shardings: of the state.
+        spread: each device takes its share of the seeds, see `parallel/seeds.py`: nothing in the
+            step is split.
 
     Returns:
         `run(state, feeds, resident) -> (state, metrics)`. `feeds` are arrays
@@ -40,7 +44,8 @@ def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Call
             return step(state, feed, resident, axis)
 
         length = jax.tree.leaves(feeds)[0].shape[0]
-        with jax.sharding.use_abstract_mesh(_abstract(mesh, axis)):
+        inside = jax.sharding.get_abstract_mesh() if spread else _abstract(mesh, axis)
+        with jax.sharding.use_abstract_mesh(inside):
             if length > 1:
                 return jax.lax.scan(body, state, feeds)
             state, metrics = body(state, jax.tree.map(lambda x: x[0], feeds))
@@ -50,7 +55,7 @@ def compile_step(step: TrainStep, mesh: Mesh, mode: str, shardings: Any) -> Call
         whole = replicated(mesh)
         return jax.jit(
             run,
-            in_shardings=(shardings, batch_sharding(mesh, leading=1), whole),
+            in_shardings=(shardings, batch_sharding(mesh, leading=2 if spread else 1), whole),
             out_shardings=(shardings, whole),
             donate_argnums=0,
         )
@@ -121,7 +126,9 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.concatenate([np.arange(*span) for span in starts])
 
 
-def place(feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0) -> Any:
+def place(
+    feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0, spread: bool = False
+) -> Any:
     """This process's rows of a batch, put where the compiled step wants them.
 
     Args:
@@ -129,6 +136,7 @@ def place(feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0
         mesh, mode: as for `compile_step`.
         batch_size: of all processes together.
         leading: 1 for training feeds, which have an axis of steps before the rows.
+        spread: the axis behind the rows is split, that of the seeds.
     """
     if mode == "pmap":
         devices = len(mesh.local_devices)
@@ -138,7 +146,7 @@ def place(feed: Any, mesh: Mesh, mode: str, batch_size: int, *, leading: int = 0
             return np.moveaxis(x.reshape(*shape, *x.shape[leading + 1 :]), leading, 0)
 
         return jax.tree.map(split, feed)
-    sharding = batch_sharding(mesh, leading=leading)
+    sharding = batch_sharding(mesh, leading=leading + spread)
 
     def put(x):
         shape = (*x.shape[:leading], batch_size, *x.shape[leading + 1 :])

@@ -31,17 +31,33 @@ class TrainFeed:
         data: the examples.
         batch_size: examples of a step, on all processes together.
         on_device: whether the examples lie on the devices for the whole run.
+        seeds: runs in one program: behind the rows, an array then has an axis of them.
     """
 
     def __init__(
-        self, data: Dataset, mesh: Mesh, mode: str, batch_size: int, *, on_device: bool = False
+        self,
+        data: Dataset,
+        mesh: Mesh,
+        mode: str,
+        batch_size: int,
+        *,
+        on_device: bool = False,
+        seeds: int = 1,
+        spread: bool = False,
     ):
-        self.data, self.batch_size = data, batch_size
+        self.data, self.batch_size, self.seeds = data, batch_size, seeds
         self.on_device = on_device and data.arrays is not None
-        self._mesh, self._mode = mesh, mode
+        self._mesh, self._mode, self._spread = mesh, mode, spread
 
     def at(self, step: int, seed: int) -> Feed:
-        """The feed of a step of the run with this seed: a pure function of both."""
+        """The feed of a step of the run with this seed (or of all that begin with it, each with
+        its own order): a pure function of both."""
+        if self.seeds == 1:
+            return self._at(step, seed)
+        feeds = [self._at(step, seed + number) for number in range(self.seeds)]
+        return {name: np.stack([feed[name] for feed in feeds], axis=1) for name in feeds[0]}
+
+    def _at(self, step: int, seed: int) -> Feed:
         rows = self._rows  # refuses what is too large before its indices are drawn
         indices = order.train_indices(self.data.size, self.batch_size, seed, step)[rows]
         return {"index": indices.astype(np.int32)} if self.on_device else self.data.fetch(indices)
@@ -57,7 +73,9 @@ class TrainFeed:
     def place(self, feeds: Sequence[Feed]) -> dict:
         """The feeds of consecutive steps on the devices, with a leading axis of steps."""
         stacked = {name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]}
-        return place(stacked, self._mesh, self._mode, self.batch_size, leading=1)
+        return place(
+            stacked, self._mesh, self._mode, self.batch_size, leading=1, spread=self._spread
+        )
 
     @cached_property
     def resident(self) -> dict[str, jax.Array]:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from aigc_jax.parallel.seeds import computed, each
 from aigc_jax.tasks.nonfinite import Guarded
 
 
@@ -40,12 +41,13 @@ class Sums:
             ]
 
     def means(self) -> dict[str, float]:
-        """The means by name; none if every step was left out."""
+        """The means by name, with several seeds as `seeds.each` has them; none if every step was
+        left out."""
         if self._structure is None or not any(leaf.any() for leaf in self._leaves):
             return {}
         leaves = [leaf.astype(np.float32) for leaf in self._leaves]
         metrics = jax.tree.unflatten(self._structure, leaves)
-        return {name: float(value) for name, value in metrics.compute().items()}
+        return each(computed(metrics))
 
     def to_json(self) -> list:
         """What `begun` takes."""

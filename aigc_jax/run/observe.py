@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from aigc_jax.errors import UserError
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.parallel.seeds import of_all
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.hosts import Hosts
@@ -224,7 +225,9 @@ class Log:
         if outlier:
             echo(f"step {step}: {outlier}")
         if not self._bar.disable:
-            self._bar.set_postfix({k: f"{v:.4g}" for k, v in self.latest.items()}, refresh=False)
+            self._bar.set_postfix(
+                {k: f"{v:.4g}" for k, v in of_all(self.latest).items()}, refresh=False
+            )
         elif self._writer.active:
             line = f"step {step}/{self._total}: {describe({**values, **self._speed})}"
             if self._speed:
@@ -282,9 +285,9 @@ def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
 def _check_finite(last: int, metrics: Any) -> None:
     """`metrics` have a leading axis of steps, the last of which is `last`."""
     for name, metric in vars(metrics).items():
-        bad = np.flatnonzero(~np.isfinite(getattr(metric, "total", np.zeros(1))))
+        bad = np.argwhere(~np.isfinite(getattr(metric, "total", np.zeros(1))))
         if bad.size:
-            step = last - len(metric.total) + 1 + int(bad[0])
+            step = last - len(metric.total) + 1 + int(bad[0][0])
             raise UserError(
                 f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
                 "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
@@ -351,7 +354,7 @@ def _git_commit() -> str | None:
 
 def describe(values: dict[str, float]) -> str:
     """`name 1.234, ...`"""
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return ", ".join(f"{name} {value:.4g}" for name, value in of_all(values).items())
 
 
 def echo(line: str) -> None:

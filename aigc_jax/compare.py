@@ -1,0 +1,94 @@
+"""Runs and rows side by side: their configs' differences, their metrics, their curves."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aigc_jax import rows
+from aigc_jax.config import as_json, flatten, from_json
+from aigc_jax.errors import UserError, printable
+from aigc_jax.run import curves
+from aigc_jax.run.files import read_config, read_lines, read_optional
+from aigc_jax.tasks import filled
+
+
+def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any]:
+    """Prints what differs between runs, and draws one curve of each.
+
+    Args:
+        places: work directories, or names of rows that were run (`runs/reproduce/ROW`).
+        out: the plot, without its ending.
+        metric: to draw, e.g. `eval/loss`; by default the first that all have evaluated.
+    """
+    runs = {place: workdir_of(place) for place in places}
+    configs = {place: stored_config(workdir) for place, workdir in runs.items()}
+    keys = sorted(set().union(*configs.values()))
+    different = {
+        key: {place: config.get(key) for place, config in configs.items()}
+        for key in keys
+        if len({str(config.get(key)) for config in configs.values()}) > 1
+    }
+    metrics = {place: last_metrics(workdir) for place, workdir in runs.items()}
+    shared = [
+        name for name in next(iter(metrics.values())) if all(name in m for m in metrics.values())
+    ]
+    if not shared:
+        raise UserError("these runs have no metric in common")
+    metric = metric or next((name for name in shared if "/" in name), shared[0])
+    if metric not in shared:
+        raise UserError(
+            f"--metric={printable(metric)} is not in all runs; there are {', '.join(shared)}"
+        )
+    path = out.with_name(f"{out.name}.png")
+    curves.plot({place: [workdir] for place, workdir in runs.items()}, metric, path)
+    for title, table in (
+        ("config", different),
+        ("metrics", {n: {p: m[n] for p, m in metrics.items()} for n in shared}),
+    ):
+        print(text_table(title, table, list(runs)), file=sys.stderr)
+    return {"config": different, "metrics": metrics, "plot": str(path)}
+
+
+def workdir_of(place: str) -> Path:
+    """The directory of a run, or of a row that was run."""
+    for path in (Path(place).expanduser(), Path("runs/reproduce", place)):
+        if (path / "config.json").is_file():
+            return path
+    known = f"; rows are {', '.join(rows.names())}" if "/" not in place else ""
+    raise UserError(f"{printable(place)} is no run (no config.json in it){known}")
+
+
+def stored_config(workdir: Path) -> dict[str, Any]:
+    """The complete config of a run, flat."""
+    return flatten(as_json(filled(from_json(read_config(workdir / "config.json")))))
+
+
+def last_metrics(workdir: Path) -> dict[str, float]:
+    """The last value of every metric that a run has logged of its evaluations, and of its
+    `report.json`; of several seeds the means."""
+    found: dict[str, float] = {}
+    for line in read_lines(workdir / "metrics.jsonl"):
+        if line.get("phase") == "eval":
+            found |= {
+                k: v for k, v in line.items() if "/" in k and "/seed" not in k and v is not None
+            }
+    reported = read_optional(workdir / "report.json").get("metrics", {})
+    found |= {k: v for k, v in reported.items() if "/" in k and "/seed" not in k and v is not None}
+    return found
+
+
+def text_table(title: str, table: dict[str, dict[str, Any]], columns: Sequence[str]) -> str:
+    """A table for a terminal: a line for each key, a column for each run."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+    head = [title, *(Path(column).name for column in columns)]
+    body = [[key, *(cell(row[column]) for column in columns)] for key, row in table.items()]
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
+    return "\n".join(lines)

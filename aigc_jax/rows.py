@@ -1,0 +1,155 @@
+"""Rows: published figures and the configs that reproduce them, and what came of it.
+
+A row is a file in `configs/reproduce/` with `get_config(arg)`, as every config, and `ROW`.
+"""
+
+import math
+import runpy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from aigc_jax.config_files import CONFIGS
+from aigc_jax.errors import UserError, lookup
+from aigc_jax.run.files import read_json
+
+DIRECTORY = CONFIGS / "reproduce"
+
+
+class Row(NamedTuple):
+    """What is known of a published figure before it is run.
+
+    Attributes:
+        about: the model and the data, in a line.
+        metric: `EVALUATION/METRIC` of the run that is compared.
+        published: the figure; None where there is none, and the row is a study of its own.
+        tolerance: how far from it the mean over the seeds may lie.
+        source: where it was published.
+        protocol: how it is measured there.
+        wall: what all seeds take, e.g. `{"2 CPU cores": "9 min"}`; empty where it was not run.
+        deviations: how this config differs from the original; empty where nothing is known to.
+        unit: of the metric.
+        seeds: by default.
+    """
+
+    about: str
+    metric: str
+    published: float | None
+    tolerance: float
+    source: str
+    protocol: str
+    wall: Mapping[str, str] = MappingProxyType({})
+    deviations: str = ""
+    unit: str = "nats"
+    seeds: int = 3
+
+
+def names() -> list[str]:
+    """The rows that there are."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.py"))
+
+
+def row(name: str) -> Row:
+    """A row by its name, or a `UserError`."""
+    lookup(dict.fromkeys(names()), name, "row")
+    return runpy.run_path(str(DIRECTORY / f"{name}.py"))["ROW"]
+
+
+def statistics(values: Sequence[float]) -> dict[str, float]:
+    """Mean, sample standard deviation, and the half width of the 95 % interval of the mean by
+    Student's t; the last two are NaN for one value."""
+    from scipy import stats
+
+    n, mean = len(values), math.fsum(values) / len(values)
+    if n < 2:
+        return {"mean": mean, "std": math.nan, "interval": math.nan}
+    std = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
+    return {"mean": mean, "std": std, "interval": float(stats.t.ppf(0.975, n - 1)) * std / n**0.5}
+
+
+def results(directory: Path) -> dict[str, dict[str, Any]]:
+    """What was written of each row."""
+    return {
+        name: read_json(path) for name in names() if (path := directory / f"{name}.json").is_file()
+    }
+
+
+def state(of: Row, result: dict[str, Any] | None) -> str:
+    """Whether a result is what was published, in a few words."""
+    if result is None:
+        return "not run"
+    if of.published is None:
+        return "measured"
+    gap = result["mean"] - of.published
+    word = "reproduced" if within(of, gap) else "differs"
+    short = "" if result["budget"] == "full" else f" after {result['budget']}"
+    return f"{word}{short} ({gap:+.3g})"
+
+
+def within(of: Row, gap: float) -> bool:
+    """Whether a distance from the published figure is within the tolerance."""
+    return abs(gap) <= of.tolerance * (1 + 1e-9)
+
+
+def figure(result: dict[str, Any] | None) -> str:
+    """The mean with its interval."""
+    if result is None:
+        return ""
+    interval = result.get("interval")
+    return f"{result['mean']:.4g}" + (f" ± {interval:.2g}" if interval is not None else "")
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """`docs/results.md`: every row, what was published and what came of it."""
+    lines = [
+        "# Results",
+        "",
+        "Published figures and ours. Each row is renewed by `aigc reproduce ROW`; this page is",
+        "made of the files in `results/` by `make results`. The interval is the 95 % interval of",
+        "the mean over the seeds (Student's t).",
+        "",
+        "| row | what | metric | published | ours | seeds | budget | time | state |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in names():
+        of, result = row(name), found.get(name)
+        ran = result or {}
+        published = "" if of.published is None else f"{of.published:g}"
+        device = f"{ran['wall_seconds'] / 60:.0f} min, {ran['device']}" if ran else ""
+        cells = [
+            f"`{name}`", of.about, f"{of.metric}, {of.unit}", published, figure(result),
+            str(len(ran.get("seeds", []))) if ran else "", ran.get("budget", ""), device,
+            state(of, result),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    for name in names():
+        of, result = row(name), found.get(name)
+        lines += ["", f"## {name}", "", f"{of.about}. Source: {of.source}. {of.protocol}."]
+        if of.deviations:
+            lines += ["", f"Differs from the original: {of.deviations}."]
+        if result is None:
+            told = "; ".join(f"{time} on {device}" for device, time in of.wall.items())
+            lines += ["", "Not run." + (f" It takes about {told}." if told else "")]
+            continue
+        each = ", ".join(f"{value:.4f} (seed {seed})" for seed, value in result["seeds"].items())
+        lines += [
+            "",
+            f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
+            f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}.",
+            "",
+            f"![validation curve](../results/{name}.png)",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def check(name: str, of: Row, result: dict[str, Any]) -> None:
+    """The result is what was published, or a `UserError`."""
+    if of.published is None:
+        raise UserError(f"{name} has no published figure to be checked against")
+    gap = result["mean"] - of.published
+    if not within(of, gap):
+        raise UserError(
+            f"{name}: {of.metric} is {figure(result)}, published {of.published:g}: {gap:+.3g}, "
+            f"and the tolerance is {of.tolerance:g}"
+        )

@@ -1,0 +1,48 @@
+"""Several seeds in one program are several runs."""
+
+import jax
+import numpy as np
+import pytest
+from runs import assert_close, make_config
+
+from aigc_jax.evaluate import Evaluator, make_evaluations
+from aigc_jax.experiment import Experiment
+from aigc_jax.resume import restore
+from aigc_jax.train import train
+
+STEPS = "4 steps"
+
+
+def small(family, **values):
+    return make_config(family, train__duration=STEPS, train__checkpoint_every="2 steps", **values)
+
+
+CASES = {
+    "batch split": ("vae", {"train__seeds": 3}),
+    "seeds split": ("dense_gan", {"train__seeds": 8}),
+    "pmap": ("dense_gan", {"parallel__mode": "pmap", "train__seeds": 3}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_of_several_seeds_ends_as_each_alone(case, tmp_path):
+    family, values = CASES[case]
+    config = small(family, **values)
+    summary = train(config, tmp_path / "all")
+    experiment = Experiment(config)
+    state = restore(experiment, tmp_path / "all")
+    evaluations = make_evaluations(experiment)
+    found = Evaluator(experiment, evaluations)(state, evaluations)
+    for number, run in enumerate(experiment.runs(state)):
+        alone = small(family, **{**values, "train__seeds": 1, "seed": config.seed + number})
+        expected = train(alone, tmp_path / str(number))
+        single = Experiment(alone)
+        end = restore(single, tmp_path / str(number))
+        assert int(run.seed) == config.seed + number
+        assert_close(jax.device_get(run), jax.device_get(end), rtol=2e-4, atol=2e-5)
+        for name, value in Evaluator(single, make_evaluations(single))(end, evaluations).items():
+            np.testing.assert_allclose(found[f"{name}/seed{number}"], value, rtol=2e-4)
+        for name, value in expected["metrics"].items():
+            np.testing.assert_allclose(
+                summary["metrics"][f"{name}/seed{number}"], value, rtol=2e-3, err_msg=name
+            )
