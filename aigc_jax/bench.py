@@ -87,10 +87,10 @@ def _train(experiment: Experiment, rounds: int) -> dict[str, Any]:
 
     seconds = [s / per_call for s in measure(call, rounds)]
     step_flops = flops.count(
-        experiment.train_step, experiment.abstract_state, host_feeds[0], experiment.feed.resident
+        experiment.whole_step, experiment.abstract_state, host_feeds[0], experiment.feed.resident
     )
     unit, per_example = experiment.unit
-    figures = _speed(seconds, unit, per_example * experiment.batch_size, "step")
+    figures = _speed(seconds, unit, per_example * experiment.examples_per_step, "step")
     return {
         "compile_seconds": compile_seconds,
         **figures,
@@ -108,7 +108,7 @@ def _input(experiment: Experiment, rounds: int) -> dict[str, Any]:
 
     seconds = measure(call, rounds)
     unit, per_example = experiment.unit
-    return _speed(seconds, unit, per_example * experiment.batch_size, "batch")
+    return _speed(seconds, unit, per_example * experiment.examples_per_step, "batch")
 
 
 def _generate(experiment: Experiment, rounds: int) -> dict[str, Any]:

@@ -100,6 +100,11 @@ class Experiment:
             return "images", 1
         return "tokens", self.data.window.length - 1
 
+    @property
+    def examples_per_step(self) -> int:
+        """Those of all seeds together."""
+        return self.batch_size * self.seeds
+
     # --- what is compiled ---
 
     def train_step(
@@ -118,6 +123,11 @@ class Experiment:
         policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
         policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
         return policy(state, new, metrics, axis)
+
+    @property
+    def whole_step(self) -> Callable:
+        """`train_step`, or that of all seeds at once."""
+        return self.train_step if self.seeds == 1 else seeds.together(self.train_step)
 
     def eval_batch(self, seed: UInt32[Array, ""], feed: dict) -> tuple[Batch, Key[Array, ""]]:
         """A batch of held-out examples and the key for the noise of the task. Pure.
@@ -143,8 +153,7 @@ class Experiment:
 
     def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
-        mode, step = self.config.parallel.mode, self.train_step
-        step = step if self.seeds == 1 else seeds.together(step)
+        mode, step = self.config.parallel.mode, self.whole_step
         return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread)
 
     def compile_eval(self, averaged: bool = True) -> Callable:

@@ -135,7 +135,7 @@ def _train(
 
     total = experiment.num_steps
     unit, per_example = experiment.unit
-    per_step = per_example * experiment.batch_size
+    per_step = per_example * experiment.examples_per_step
     log = observe.Log(writer, clock, step, total, unit, per_step, begun, experiment.learning_rates)
     meta = {
         "config": as_json(config),

@@ -95,7 +95,7 @@ def compile_for(
         "mesh": dict(experiment.mesh.shape),
         "batch_size": program.batch_size,
         "precision": config.train.precision,
-        "parameters": parameter_count(experiment.abstract_state),
+        "parameters": parameter_count(experiment.abstract_run),
         "state": describe_state(experiment.abstract_state),
         "jax": jax.__version__,
     }

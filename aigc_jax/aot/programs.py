@@ -12,7 +12,6 @@ from aigc_jax import rng
 from aigc_jax.data.examples import Feature
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
-from aigc_jax.parallel.seeds import together
 from aigc_jax.parallel.sharding import batch_sharding
 from aigc_jax.tasks.task import Settings, inference_state
 
@@ -54,11 +53,10 @@ def train_program(experiment: Experiment) -> Program:
             for name, x in experiment.data.arrays.items()
         }
     state = experiment.abstract_state
-    step = experiment.train_step if experiment.seeds == 1 else together(experiment.train_step)
     return Program(
         experiment.compile_train(),
         (state, feeds, resident),
-        step,
+        experiment.whole_step,
         (state, one, resident),
         experiment.batch_size,
         steps,
