@@ -119,6 +119,7 @@ def packed(images: Images, size: int) -> Float[Array, "packs ..."]:
     """Every `size` images in a row as one with `size` times the channels (Lin et al. 2018)."""
     if size == 1:
         return images
+    _check_rows(images.shape[0], size)
     packs = jnp.moveaxis(images.reshape(-1, size, *images.shape[1:]), 1, -2)
     return packs.reshape(*packs.shape[:-2], -1)
 
@@ -127,18 +128,21 @@ def in_packs(batch: Batch, size: int) -> Batch:
     """Rows as `[packs, size, ...]`, so that no microbatch splits a pack."""
     if size == 1:
         return batch
-    rows = batch["id"].shape[0]
-    if rows % size:
-        raise UserError(
-            f"config.task.packing={size} does not divide the {rows} examples of a device; take "
-            "another config.data.batch_size"
-        )
+    _check_rows(batch["id"].shape[0], size)
     return jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), dict(batch))
 
 
 def in_rows(batch: Batch, size: int) -> Batch:
     """The inverse of `in_packs`."""
     return batch if size == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), dict(batch))
+
+
+def _check_rows(rows: int, size: int) -> None:
+    if rows % size:
+        raise UserError(
+            f"config.task.packing={size} does not divide the {rows} examples of a batch on its "
+            "devices; take another config.data.batch_size or config.data.eval_batch_size"
+        )
 
 
 def _applied(module, variables, packs, ids, key, axis, label) -> Any:

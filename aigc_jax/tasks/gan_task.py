@@ -58,17 +58,17 @@ class GAN:
             batch of real images of its own (Goodfellow et al. 2014, algorithm 1: k).
         penalty: on the discriminator's gradient by its images, a name in
             `gan_penalties.PENALTIES`; or "none".
-        penalty_weight: its factor in the loss (R1: gamma, with the half in the penalty).
-        penalty_every: updates of the discriminator between two with a penalty, which then counts
-            as often (Karras et al. 2020, section 4.1: lazy).
-        weight_clip: bound of the discriminator's parameters (Arjovsky et al. 2017); 0 is off.
+        penalty_weight: its factor in the loss; R1's half is in the penalty.
+        penalty_every: updates of the discriminator from one with a penalty to the next; the penalty
+            then counts as often (lazy regularisation: Karras et al. 2020, appendix B).
+        weight_clip: bound of the discriminator's parameters, 0 is off; Arjovsky et al. (2017).
         conditioning: how the discriminator knows the class, a name in `layers.CONDITIONINGS`; with
             any but "none" the generator is given it.
         num_classes: of the labels; 0 takes the data's.
         auxiliary_weight: factor of the auxiliary classifier's loss.
-        packing: images that the discriminator judges together (Lin et al. 2018, PacGAN).
-        instance_noise: standard deviation of the noise on all that the discriminator sees
-            (Soenderby et al. 2017), at the start.
+        packing: images that the discriminator judges together; PacGAN, Lin et al. (2018).
+        instance_noise: standard deviation, at the start, of the noise on all that the discriminator
+            sees; Soenderby et al. (2017).
         instance_noise_steps: steps in which the noise falls to zero; 0: it stays.
         diff_augment: what is done to all that the discriminator sees, names in
             `diff_augment.AUGMENTATIONS` with commas between; empty for nothing.
@@ -151,8 +151,9 @@ class GAN:
         updates = self.discriminator_steps
 
         def update(discriminator, given):
+            batch, number = given
             return self._update_discriminator(
-                discriminator, generator, *given, state.step, (*keys, *views), axis
+                discriminator, generator, batch, number, state.step, (*keys, *views), axis
             )
 
         if updates == 1:
@@ -388,9 +389,9 @@ class GAN:
 def clipped(tx: optax.GradientTransformation, bound: float) -> optax.GradientTransformation:
     """The same updates and state, but no parameter leaves [-bound, bound]."""
 
-    def update(grads, state, params=None):
-        updates, state = tx.update(grads, state, params)
-        ends = jax.tree.map(lambda p, u: jnp.clip(p + u, -bound, bound) - p, params, updates)
+    def update(updates, state, params=None):
+        moved, state = tx.update(updates, state, params)
+        ends = jax.tree.map(lambda p, u: jnp.clip(p + u, -bound, bound) - p, params, moved)
         return ends, state
 
     return optax.GradientTransformation(tx.init, update)

@@ -36,8 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.data = images("fashion_mnist" if arg == "fashion" else "mnist", batch_size=64)
     config.data.placement = "device"
-    for network in ("generator", "discriminator"):
-        config.optimizer[network] = optimizer("adam", 2e-4, b1=0.0, b2=0.9)
+    config.optimizer.generator = optimizer("adam", 2e-4, b1=0.0, b2=0.9)
+    config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.0, b2=0.9)
     config.train.duration = "20 epochs"
     config.train.ema_decay = 0.999
 
@@ -63,17 +63,20 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def residual(config: ConfigDict, side: int) -> None:
     """The model, data and training of mimicry's cGAN-PD."""
-    generator, discriminator = {"class_norm": True}, {}
+    generator, discriminator, halvings = (256,) * 4, (128,) * 4, 2
     if side == 128:
-        generator["features"] = (1024, 1024, 512, 256, 128, 64)
-        discriminator = {"features": (64, 128, 256, 512, 1024, 1024), "halvings": 5}
+        generator, discriminator = (1024, 1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024, 1024)
+        halvings = 5
     config.task.latent_dim, config.task.discriminator_steps = 128, 5
-    config.model = {"name": "resnet", "generator": generator, "discriminator": discriminator}
+    config.model = {
+        "name": "resnet",
+        "generator": {"features": generator, "class_norm": True},
+        "discriminator": {"features": discriminator, "halvings": halvings},
+    }
     config.data = images("cifar10", batch_size=64, transforms="random_flip | range(-1, 1)")
     config.data.image_size = side
-    for network in ("generator", "discriminator"):
-        adam = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
-        config.optimizer[network] = adam
+    config.optimizer.generator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
+    config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
     config.train.duration = "100000 steps"
     config.train.ema_decay = 0.0
     config.train.sample_every = config.train.checkpoint_every = "2000 steps"

@@ -29,8 +29,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.transforms = ""
     config.data.eval_batch_size = 500
     config.data.placement = "device"
-    for network in ("generator", "discriminator"):
-        config.optimizer[network] = optimizer("adam", 1e-3, b1=0.5)
+    config.optimizer.generator = optimizer("adam", 1e-3, b1=0.5)
+    config.optimizer.discriminator = optimizer("adam", 1e-3, b1=0.5)
     config.train.duration = "20000 steps"
     config.train.log_every = "500 steps"
     config.train.sample_every = config.train.eval_every = "2000 steps"

@@ -40,9 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.data = images("cifar10", batch_size=64, transforms="random_flip | range(-1, 1)")
     config.data.image_size = side
-    for network in ("generator", "discriminator"):
-        adam = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
-        config.optimizer[network] = adam
+    config.optimizer.generator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
+    config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
     config.train.duration = "100000 steps"
     config.train.sample_every = config.train.checkpoint_every = "2000 steps"
     config.train.eval_every = "5000 steps"

@@ -52,9 +52,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.data = images("cifar10", batch_size=64, transforms="random_flip | range(-1, 1)")
     config.data.image_size = side
-    for network in ("generator", "discriminator"):
-        adam = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
-        config.optimizer[network] = adam
+    config.optimizer.generator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
+    config.optimizer.discriminator = optimizer("adam", 2e-4, b1=0.0, b2=0.9, schedule="linear")
     config.train.duration = "100000 steps"
     config.train.sample_every = config.train.checkpoint_every = "2000 steps"
     config.train.eval_every = "5000 steps"
@@ -64,8 +63,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model = {"name": "neutral", "generator": {}, "discriminator": {"norm": False}}
         config.data = images("mnist", batch_size=64)
         config.data.placement = "device"
-        for network in ("generator", "discriminator"):
-            config.optimizer[network] = optimizer("adam", 1e-4, b1=0.5, b2=0.9)
+        config.optimizer.generator = optimizer("adam", 1e-4, b1=0.5, b2=0.9)
+        config.optimizer.discriminator = optimizer("adam", 1e-4, b1=0.5, b2=0.9)
         config.train.duration = "18750 steps"  # 20 epochs of 60,000 images in batches of 64
         config.train.sample_every = config.train.checkpoint_every = "1000 steps"
     if arg == "smoke":

@@ -13,6 +13,8 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from aigc_jax.ops.layout import unshard
+
 SLOPE = 0.2  # of the leaky ReLUs
 SPECTRAL = "spectral"  # the collection of the vectors of the power iterations
 Labels = Int[Array, "batch"] | None
@@ -51,7 +53,7 @@ class ClassBatchNorm(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch ... channels"],
-        label: Int[Array, "batch"],
+        label: Labels,
         train: bool,
         axis: str | None = None,
     ) -> Float[Array, "batch ... channels"]:
@@ -67,8 +69,13 @@ class ClassBatchNorm(nn.Module):
         shape = (self.num_classes, x.shape[-1])
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
+        # A row for each example by a product: the gradient of a look-up is slow on a CPU.
+        one_hot = jax.nn.one_hot(label, self.num_classes)
         own = (-1, *[1] * (x.ndim - 2), x.shape[-1])
-        scale, bias = (p[label].reshape(own).astype(self.dtype) for p in (scale, bias))
+        scale, bias = (
+            jnp.matmul(one_hot, unshard(p), precision="highest").reshape(own).astype(self.dtype)
+            for p in (scale, bias)
+        )
         return x * scale + bias
 
 

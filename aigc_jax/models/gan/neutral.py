@@ -4,6 +4,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -70,7 +71,7 @@ class NeutralGenerator(nn.Module):
         height, width, channels = self.shape
         wide, deep, last = self.features
         first = (height // 4, width // 4, deep)
-        layer = {"kernel_init": kernel_init(self.init_std), "dtype": self.dtype}
+        layer: dict[str, Any] = {"kernel_init": kernel_init(self.init_std), "dtype": self.dtype}
         norm = batch_norm(
             label,
             self.num_classes if self.class_norm else 0,
@@ -126,7 +127,7 @@ class NeutralDiscriminator(nn.Module):
         label: Labels = None,
     ) -> Float[Array, "batch *outputs"]:
         train = ids is not None
-        init = {"kernel_init": kernel_init(self.init_std)}
+        init: dict[str, Any] = {"kernel_init": kernel_init(self.init_std)}
         norm = batch_norm(
             None,
             0,
