@@ -352,7 +352,7 @@ class GAN:
             "batch_norm": statistics[self.batch_norm] if normed else "none",
         }
         if self.num_classes:
-            found["classes"] = "of generated images beside held-out ones: theirs; else alike often"
+            found["classes"] = "beside held-out images theirs, otherwise all alike often"
         return found
 
     def _noise(self, key: Key[Array, ""], ids: Int[Array, "batch"]) -> Float[Array, "batch latent"]:
