@@ -202,6 +202,8 @@ class Experiment:
 
         def prepare(state: TrainState) -> TrainState:
             state = inference_state(state, averaged)
+            if self.config.parallel.mode == "pmap":  # which left it on a mesh of its own
+                state = jax.device_put(state, shardings)
             new = {
                 name: state.networks[name].replace(stats=stats)
                 for name, stats in run(state).items()

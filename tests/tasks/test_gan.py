@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import ROOT, assert_same
+from ml_collections import ConfigDict
+from runs import ROOT, assert_same, make_config
 
 from aigc_jax import command_line
+from aigc_jax.experiment import Experiment
 from aigc_jax.models import gan as models
 from aigc_jax.tasks.gan_task import GAN, STANDING
 from aigc_jax.tasks.step import interleaved
@@ -240,3 +242,15 @@ def test_dcgan64_has_the_layers_of_the_paper():
     x = jnp.zeros((1, 64, 64, 3))
     kernels = [16 * a * b for a, b in zip((3, *widths[::-1]), (*widths[::-1], 1))]
     assert count(discriminator, x, None) == sum(kernels) + norms - 2 * 128 == 11_036_160
+
+
+def test_standing_statistics_come_from_a_state_of_pmap_too():
+    config = make_config("dense_gan")
+    config.model = ConfigDict({"name": "conv", "generator": {}, "discriminator": {}})
+    config.model.generator.features = config.model.discriminator.features = (4, 4)
+    config.parallel.mode = "pmap"
+    experiment = Experiment(config, devices=jax.devices()[:2])
+    feed = experiment.feed.place([experiment.feed.at(0, 0)])
+    state, _ = experiment.compile_train()(experiment.init(), feed, experiment.feed.resident)
+    stats = experiment.compile_inference()(state).networks["generator"].stats
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(stats)))
