@@ -8,6 +8,7 @@ to stderr.
 
 import aigc_jax.run.early  # noqa: F401, I001  (before the rest)
 import contextlib
+import re
 import signal
 import sys
 import traceback
@@ -90,8 +91,16 @@ def generate(flags, config, _) -> dict[str, Any]:
             text={name: flags[name] for name in ("temperature", "top_k", "top_p")},
             overwrite=flags.overwrite,
             best=flags.best,
+            labels=_numbers("labels", flags.labels),
             **paths,
         )
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    """`3` or `0,3,7` as numbers."""
+    if not re.fullmatch(r"([0-9]{1,9}(,[0-9]{1,9})*)?", text):
+        raise UserError(f'--{flag}="{printable(text)}": write numbers with commas, e.g. 0,3,7')
+    return tuple(map(int, filter(None, text.split(","))))
 
 
 def _to_write(flag: str, value: str) -> Path | None:
@@ -227,6 +236,7 @@ VERBS = {
                 "num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text", NUM
             ),
             Flag("seed", int, 0, "of the noise", ranges.SEED),
+            Flag("labels", str, "", "of a model with classes: those to make, 3 or 0,3,7"),
             Flag("prompt", str, "", "text: go on from this"),
             Flag("max_new_tokens", int, 500, "text: how much to add", TOKENS),
             Flag(
