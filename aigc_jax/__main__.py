@@ -296,7 +296,7 @@ VERBS = {
     "metrics": Verb(
         "distances of two sets of images, folders or .npz files, without any run",
         (
-            Flag("features", str, "inception", "or digits, fashion, pixels: whose distances"),
+            Flag("features", str, "inception", "or digits, pixels: whose distances"),
             Flag(
                 "metrics",
                 str,

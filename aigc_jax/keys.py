@@ -200,7 +200,7 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "per_example": {},
     "reconstructions": {},
     "distribution": {
-        "features": Key("digits", "or fashion, inception, pixels: whose distance it is", TEXT),
+        "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
         "metrics": Key(
             "frechet, kid, prdc",
             "and inception_score, class_histogram, stacked_modes, memorisation",

@@ -168,8 +168,8 @@ def check(
         needs = METRICS[name].logits
         if needs and not network.classes:
             raise UserError(
-                f"{name} needs a classifier, and features={network.name} is none; take digits, "
-                "fashion or inception"
+                f"{name} needs a classifier, and features={network.name} is none; take digits or "
+                "inception"
             )
         has = 3 if network.name != "inception" and channels == 3 else 2
         if needs == 3 and has == 2:

@@ -46,7 +46,7 @@ def memorisation(
     return {
         "train_distance": medians[0],
         "test_distance": medians[1],
-        "distance_ratio": medians[0] / medians[1] if medians[1] else float("nan"),
+        "distance_ratio": medians[0] / max(medians[1], 1e-30),
         "nearer_to_train": float(np.mean(to_train < to_test) + ties),
     }
 

@@ -2,7 +2,7 @@
 
 | name | images | features | weights |
 | --- | --- | --- | --- |
-| `digits`, `fashion` | grey; others than 28 x 28 are resized | 64 | come with this package |
+| `digits` | grey; others than 28 x 28 are resized | 64 | come with this package |
 | `inception` | grey or colour, of any size | 2,048 | a file that you give |
 | `pixels` | any | the pixels | none |
 
