@@ -38,8 +38,8 @@ def distribution(
     config, task = experiment.config, experiment.task
     settings, data = config.evals[name], experiment.eval_split(name)
     key = f"config.evals.{name}"
-    if experiment.data.window is not None:
-        raise UserError(f"{key}: distribution is of images; {experiment.data.name} holds text")
+    if "image" not in data.features:
+        raise UserError(f"{key}: distribution is of images; {data.name} holds none")
     if "samples" not in task.kinds:
         raise UserError(f"{key}: distribution needs samples; task {config.task.name} makes none")
     height, width, channels = transforms.features(config.data, data.features)["image"].shape

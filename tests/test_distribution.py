@@ -108,7 +108,7 @@ def test_bad_settings_are_refused_before_the_first_step(settings, message):
 
 
 def test_families_without_images_or_samples_are_refused():
-    with pytest.raises(UserError, match="distribution is of images; pydoc_text holds text"):
+    with pytest.raises(UserError, match="distribution is of images; pydoc_text holds none"):
         make_evaluations(Experiment(config_with("gpt")))
     config = config_with("configs/classifier/digits.py:smoke")
     with pytest.raises(UserError, match="task classifier makes none"):

@@ -14,7 +14,7 @@ def ring(radius: float = 1.0, modes: int = 8) -> Float[np.ndarray, "modes 2"]:
     return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def square_grid(spacing: float = 1.0, side: int = 5) -> Float[np.ndarray, "modes 2"]:
+def square_grid(spacing: float = 2.0, side: int = 5) -> Float[np.ndarray, "modes 2"]:
     """The centres of a square grid of Gaussians around zero (Srivastava et al. 2017: 5 x 5)."""
     places = spacing * (np.arange(side) - (side - 1) / 2)
     return np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1).reshape(-1, 2)

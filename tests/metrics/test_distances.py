@@ -147,7 +147,7 @@ def test_mixtures_count_their_modes():
     assert one == {"modes": 1, "high_quality": 1.0, "modes_kl": pytest.approx(np.log(8))}
     far = modes.count_modes(np.full((9, 2), 50.0), centres, 0.01)
     assert far == {"modes": 0, "high_quality": 0.0, "modes_kl": pytest.approx(np.log(8))}
-    grid = modes.square_grid(2.0)
+    grid = modes.square_grid()
     assert grid.shape == (25, 2)
     assert modes.count_modes(grid, grid, 0.05)["modes"] == 25
 
