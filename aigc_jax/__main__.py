@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aigc_jax import command_line, manual, ranges
+from aigc_jax import command_line, keys, manual, ranges
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run import console, signals
@@ -206,6 +206,23 @@ def compare(flags, _, words) -> dict[str, Any]:
     return compare(words, path, flags.metric)
 
 
+def metrics(flags, _, words) -> dict[str, Any]:
+    if len(words) != 2:
+        raise UserError("write `aigc metrics REAL FAKE`: two folders of images, .npz or .npy files")
+    _quiet()
+    from aigc_jax.compare_sets import compare
+
+    return compare(
+        *words,
+        features=flags.features,
+        metrics=flags.metrics,
+        value_range=flags.range,
+        weights=flags.weights,
+        k=flags.k,
+        splits=flags.splits,
+    )
+
+
 VERBS = {
     "train": Verb(
         "train a model, or go on with a run that stopped",
@@ -275,6 +292,24 @@ VERBS = {
         (),
         "aigc data list",
         data,
+    ),
+    "metrics": Verb(
+        "distances of two sets of images, folders or .npz files, without any run",
+        (
+            Flag("features", str, "inception", "or digits, pixels: whose distances"),
+            Flag(
+                "metrics",
+                str,
+                "frechet, kid, prdc",
+                "and inception_score, class_histogram, stacked_modes",
+            ),
+            Flag("range", str, "auto", "of floating-point arrays: bytes, unit or signed"),
+            Flag("weights", str, "", "file of Inception's weights (or AIGC_INCEPTION_WEIGHTS)"),
+            Flag("k", int, 5, "prdc: the neighbour that a ball reaches to", keys.FEW),
+            Flag("splits", int, 1, "inception_score: equal parts, each with a score", keys.FEW),
+        ),
+        "aigc metrics photos/test generated/ --features=pixels --metrics=kid,prdc",
+        metrics,
     ),
     "bench": Verb(
         "measure the speed of a config's train step, input or generation on this machine",
@@ -363,7 +398,7 @@ def _main(argv: list[str]) -> int:
         console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
-    if words and name not in ("data", "reproduce", "compare"):
+    if words and name not in ("data", "reproduce", "compare", "metrics"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):

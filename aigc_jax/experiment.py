@@ -218,7 +218,7 @@ class Experiment:
         if settings.kind not in self.task.kinds:
             raise UserError(
                 f'task {self.config.task.name} cannot generate "{settings.kind}"; '
-                f"it makes: {', '.join(self.task.kinds)}"
+                f"it makes: {', '.join(self.task.kinds) or 'nothing'}"
             )
         split = batch_sharding(self.mesh)
 

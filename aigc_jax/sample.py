@@ -84,6 +84,8 @@ def make_sampler(
 ):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
     TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
+    if not experiment.task.kinds:
+        return lambda state: None
     kind = experiment.task.kinds[0]
     prepare = experiment.compile_inference()
     seed, settings = experiment.config.seed, Settings(kind, max_new_tokens=300)
