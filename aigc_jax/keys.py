@@ -159,7 +159,14 @@ TEXTS: Table = {
     "eval_split": _DATA["eval_split"]._replace(default="validation"),
     "batch_size": _DATA["batch_size"]._replace(default=12),
     "eval_batch_size": _DATA["eval_batch_size"]._replace(default=64),
-    "tokenizer": Key("char", "or byte; slices such as train[:95%] count its tokens", TEXT),
+    "tokenizer": Key(
+        "char",
+        "or byte, bpe:4096, a tokenizer.json, a folder with encoder.json and vocab.bpe",
+        TEXT,
+    ),
+    "documents": Key(
+        "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
+    ),
     "block_size": Key(
         64, "tokens the model sees; an example holds one more", Range(1, 2**24, "[]", whole=True)
     ),

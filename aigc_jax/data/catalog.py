@@ -1,8 +1,9 @@
 """What data there is (`aigc data list`), and how it gets here (`aigc data prepare`)."""
 
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from aigc_jax import config
 from aigc_jax.data import source, tfds_files
 from aigc_jax.errors import UserError, nearest, printable
 
@@ -129,6 +130,24 @@ def prepare(name: str) -> str:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"TFDS could not prepare {name} in {printable(root)}: {message}") from error
     return str(builder.data_dir)
+
+
+def tokenise(name: str, tokenizer: str, documents: str = "") -> dict[str, Any]:
+    """A text made tokens as `data.tokenizer` and `data.documents` say, BPE trained first; kept for
+    the runs that want the same.
+
+    Returns:
+        `tokenizer`, its `vocab_size` and the number of `tokens` of each split.
+    """
+    section = config.text(name, tokenizer=tokenizer, documents=documents)
+    made = source.open_source(section)
+    assert made.tokenizer is not None
+    return {
+        "tokenizer": tokenizer,
+        "vocab_size": made.tokenizer.vocab_size,
+        "tokens": made.sizes,
+        "about": made.about,
+    }
 
 
 def _row(name, folder):

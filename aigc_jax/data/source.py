@@ -60,11 +60,12 @@ class Dataset:
         size: the number of examples.
         features: name -> what an example has of it, before the step's transforms: `image` uint8
             [height, width, channels] and `label` int32 [] where there are classes, or `tokens`
-            int32 [block_size + 1].
+            int32 [block_size + 1] and, where `data.documents` tells them apart, `segments` of the
+            same shape: tokens of one document have one number.
         fetch: indices [batch] -> raw batch, for example `{"image": uint8 [batch, ...]}`. Pure and
             thread-safe.
         arrays: what `take` takes from, if it is in memory (read-only; may be memory-mapped); else
-            None. A text is one array `tokens` of the smallest unsigned type.
+            None. A text is one array `tokens` of the smallest unsigned type, and maybe `begins`.
         window: how text is cut into examples; None where they lie side by side.
         tokenizer: of text; None without one.
         identity: of the whole source, as JSON values; `identity.changes` compares two.
@@ -108,7 +109,7 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         raise UserError(
             f'data.placement="{printable(placement)}" is not known; use memory, device or disk'
         )
-    source = _open(data_config)
+    source = open_source(data_config)
     parts = splits.parse(split, source.sizes, name)
     if source.tokenizer is not None:
         train = split == data_config.split if train is None else train
@@ -147,17 +148,23 @@ def take(
     if window is None:
         return {name: array[indices] for name, array in arrays.items()}
     places = (indices * window.stride)[:, None] + np.arange(window.length, dtype=np.int32)
-    return {"tokens": arrays["tokens"][places].astype(np.int32)}
+    batch = {"tokens": arrays["tokens"][places].astype(np.int32)}
+    if "begins" in arrays:
+        batch["segments"] = arrays["begins"][places].astype(np.int32).cumsum(axis=1, dtype=np.int32)
+    return batch
 
 
-# Sources that are on every machine: what follows the colon in the name, tokenizer -> the source.
-BUILT_IN: dict[str, Callable[[str, str], Source]] = {
-    "mnist5k": lambda parameters, tokenizer: embedded.mnist5k(),
-    "synthetic_images": lambda parameters, tokenizer: synthetic.images(parameters),
-    "ring8": lambda parameters, tokenizer: mixtures.source("ring8", parameters),
-    "grid25": lambda parameters, tokenizer: mixtures.source("grid25", parameters),
-    "pydoc_text": lambda parameters, tokenizer: embedded.pydoc_text(tokenizer),
-    "synthetic_tokens": lambda parameters, tokenizer: synthetic.tokens(parameters),
+# Sources that are on every machine: what follows the colon in the name, the config's data section
+# -> the source.
+BUILT_IN: dict[str, Callable[[str, ConfigDict], Source]] = {
+    "mnist5k": lambda parameters, data: embedded.mnist5k(),
+    "synthetic_images": lambda parameters, data: synthetic.images(parameters),
+    "ring8": lambda parameters, data: mixtures.source("ring8", parameters),
+    "grid25": lambda parameters, data: mixtures.source("grid25", parameters),
+    "pydoc_text": lambda parameters, data: embedded.pydoc_text(
+        data.get("tokenizer", "char"), data.get("documents", "")
+    ),
+    "synthetic_tokens": lambda parameters, data: synthetic.tokens(parameters),
 }
 
 
@@ -170,7 +177,8 @@ def local_path(name: str) -> Path | None:
         return None
 
 
-def _open(data_config) -> Source:
+def open_source(data_config: ConfigDict) -> Source:
+    """The source that a config's data section names, all its splits; see `load`."""
     name, wants_text = data_config.source, "block_size" in data_config
     stem, _, parameters = name.partition(":")
     if wants_text:
@@ -183,7 +191,7 @@ def _open(data_config) -> Source:
     if stem in BUILT_IN:
         if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
-        source = BUILT_IN[stem](parameters, data_config.get("tokenizer", "char"))
+        source = BUILT_IN[stem](parameters, data_config)
         if wants_text and "tokens" not in source.features:
             held = "points" if "point" in source.features else "images"
             raise UserError(f"{printable(name)} holds {held}, and this config is for text")
@@ -198,12 +206,12 @@ def _open(data_config) -> Source:
 
 def _found(data_config, size, wants_text) -> Source:
     """A data set that TFDS prepared, or else a file or a folder."""
-    name = data_config.source
+    name, documents = data_config.source, data_config.get("documents", "")
     is_path = _is_path(name)
     prepared = None if is_path else tfds_files.find(name)
     if prepared:
         if wants_text:
-            return prepared.text(data_config.tokenizer)
+            return prepared.text(data_config.tokenizer, documents)
         return prepared.images(data_config, size)
     path = local_path(name)
     if path is not None:
@@ -211,7 +219,7 @@ def _found(data_config, size, wants_text) -> Source:
             wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
             raise UserError(f"{printable(name)} is not {wanted}")
         if wants_text:
-            return text_folder.source(str(path), data_config.tokenizer)
+            return text_folder.source(str(path), data_config.tokenizer, documents)
         return image_folder.source(str(path), data_config, size)
     if is_path:
         raise UserError(f"there is no file or folder {printable(name)}")
@@ -360,7 +368,10 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
         name,
         split,
         size,
-        {"tokens": Feature((window.length,), "int32", tokenizer.vocab_size)},
+        {
+            "tokens": Feature((window.length,), "int32", tokenizer.vocab_size),
+            **({"segments": Feature((window.length,), "int32")} if "begins" in arrays else {}),
+        },
         functools.partial(take, arrays, window=window),
         arrays,
         window,
