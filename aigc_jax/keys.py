@@ -227,7 +227,8 @@ FIELDS: dict[str, Allowed] = {
     "momentum": ranges.DECAY_RATE,
     "slope": ranges.FRACTION,
     **dict.fromkeys(("epsilon", "norm_eps", "rope_base"), ranges.POSITIVE),
-    **dict.fromkeys(("init_std", "logit_softcap"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("init_std", "logit_softcap", "z_loss"), ranges.NOT_NEGATIVE),
+    "label_smoothing": Range(0, 1),
     "window": COUNT_OR_ZERO,
 }
 
