@@ -348,4 +348,9 @@ def data_spec(config: Config, data: Dataset) -> Spec:
             num_classes=num_classes,
         )
     assert data.tokenizer is not None
-    return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
+    return Spec(
+        data.name,
+        vocab_size=data.tokenizer.vocab_size,
+        block_size=data.window.length - 1,
+        mask_token=getattr(data.tokenizer, "mask_token", None),
+    )

@@ -28,7 +28,7 @@ class Row(NamedTuple):
     tasks: str = ""
 
 
-TASKS = {"image": "gan, vae", "text": "causal_lm", "point": "gan"}
+TASKS = {"image": "gan, vae", "text": "causal_lm, masked_lm", "point": "gan"}
 """By kind, the tasks that it is for."""
 
 
