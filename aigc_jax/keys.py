@@ -164,6 +164,9 @@ TEXTS: Table = {
         "or byte, bpe:4096, a tokenizer.json, a folder with encoder.json and vocab.bpe",
         TEXT,
     ),
+    "pair": Key(
+        "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
+    ),
     "documents": Key(
         "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
     ),
@@ -206,6 +209,7 @@ FIELDS: dict[str, Allowed] = {
     **dict.fromkeys(("latent_dim", "embed_dim"), SIZE),
     **dict.fromkeys(("mlp_dim", "num_kv_heads"), SIZE_OR_ZERO),
     "num_heads": FEW,
+    "num_encoder_layers": Range(0, 1024, "[]", whole=True),
     **dict.fromkeys(("num_layers", "kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),
     "features": each(SIZE, least=1),
     **dict.fromkeys(  # without hidden layers they are linear

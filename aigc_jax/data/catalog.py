@@ -28,7 +28,12 @@ class Row(NamedTuple):
     tasks: str = ""
 
 
-TASKS = {"image": "gan, vae", "text": "causal_lm, masked_lm", "point": "gan"}
+TASKS = {
+    "image": "gan, vae",
+    "text": "causal_lm, masked_lm",
+    "pairs": "seq2seq",
+    "point": "gan",
+}
 """By kind, the tasks that it is for."""
 
 
@@ -51,6 +56,17 @@ ALWAYS = [
     ),
     Row("ring8:COUNT", "point", "100,000 of 8 Gaussians on a ring", "none", "here, computed"),
     Row("grid25:COUNT", "point", "100,000 of 25 Gaussians on a grid", "none", "here, computed"),
+    Row(
+        "addition:DIGITS", "pairs", "sums of up to 3 digits unless given", "none", "here, computed"
+    ),
+    Row(
+        "synthetic_copy:VOCABULARY:LENGTH",
+        "pairs",
+        "65,536 of up to 12 tokens unless given; or synthetic_reverse",
+        "none",
+        "here, computed",
+    ),
+    Row("FOLDER with data.pair", "pairs", "lines of train.de and train.en, ...", "yours", "a path"),
     Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
 ]

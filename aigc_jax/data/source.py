@@ -5,6 +5,7 @@
 | `mnist5k`, `pydoc_text` | embedded in the installed packages |
 | `synthetic_images:64x64x3`, `synthetic_tokens:256` | made from their index |
 | `ring8`, `grid25` | points of a plane, made from their index |
+| `addition:3`, `synthetic_copy:16:12`, `synthetic_reverse` | pairs, made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
 """
@@ -23,6 +24,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from aigc_jax.config import Config
 from aigc_jax.data import (
     embedded,
     image_folder,
@@ -30,6 +32,7 @@ from aigc_jax.data import (
     splits,
     synthetic,
     text_folder,
+    text_pairs,
     tfds_files,
     transforms,
 )
@@ -111,7 +114,7 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         )
     source = open_source(data_config)
     parts = splits.parse(split, source.sizes, name)
-    if source.tokenizer is not None:
+    if "tokens" in source.features:
         train = split == data_config.split if train is None else train
         return _windows(data_config, source, split, parts, train)
     _check_transforms(data_config, source)
@@ -130,6 +133,7 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         source.features,
         fetch,
         arrays,
+        tokenizer=source.tokenizer,
         identity=source.identity(checksums),
         about=source.about,
     )
@@ -156,7 +160,7 @@ def take(
 
 # Sources that are on every machine: what follows the colon in the name, the config's data section
 # -> the source.
-BUILT_IN: dict[str, Callable[[str, ConfigDict], Source]] = {
+BUILT_IN: dict[str, Callable[[str, Config], Source]] = {
     "mnist5k": lambda parameters, data: embedded.mnist5k(),
     "synthetic_images": lambda parameters, data: synthetic.images(parameters),
     "ring8": lambda parameters, data: mixtures.source("ring8", parameters),
@@ -165,6 +169,9 @@ BUILT_IN: dict[str, Callable[[str, ConfigDict], Source]] = {
         data.get("tokenizer", "char"), data.get("documents", "")
     ),
     "synthetic_tokens": lambda parameters, data: synthetic.tokens(parameters),
+    "synthetic_copy": lambda parameters, data: text_pairs.copied(parameters),
+    "synthetic_reverse": lambda parameters, data: text_pairs.reversed_(parameters),
+    "addition": lambda parameters, data: text_pairs.addition(parameters),
 }
 
 
@@ -177,7 +184,7 @@ def local_path(name: str) -> Path | None:
         return None
 
 
-def open_source(data_config: ConfigDict) -> Source:
+def open_source(data_config: Config) -> Source:
     """The source that a config's data section names, all its splits; see `load`."""
     name, wants_text = data_config.source, "block_size" in data_config
     stem, _, parameters = name.partition(":")
@@ -192,10 +199,10 @@ def open_source(data_config: ConfigDict) -> Source:
         if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
         source = BUILT_IN[stem](parameters, data_config)
-        if wants_text and "tokens" not in source.features:
+        if wants_text and source.tokenizer is None:
             held = "points" if "point" in source.features else "images"
             raise UserError(f"{printable(name)} holds {held}, and this config is for text")
-        if not wants_text and "tokens" in source.features:
+        if not wants_text and source.tokenizer is not None:
             raise UserError(f"{printable(name)} holds text, and this config is for images")
         if "point" in source.features:
             return source
@@ -218,6 +225,12 @@ def _found(data_config, size, wants_text) -> Source:
         if not (path.is_dir() or (wants_text and path.is_file())):
             wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
             raise UserError(f"{printable(name)} is not {wanted}")
+        if wants_text and data_config.get("pair"):
+            if not path.is_dir():
+                raise UserError(f"{printable(name)} is no folder, and data.pair needs one")
+            return text_pairs.from_files(
+                str(path), data_config.pair, data_config.tokenizer, data_config.block_size
+            )
         if wants_text:
             return text_folder.source(str(path), data_config.tokenizer, documents)
         return image_folder.source(str(path), data_config, size)

@@ -61,7 +61,8 @@ def of_text(
         about: what was found; the splits and the tokenizer are added.
         documents: where documents end (`split_documents`); "" makes each text one stream. With it
             the source has a second feature, `begins`: whether a token is the first of a document.
-            An end token follows every document where the tokenizer has one.
+            Where the tokenizer has an end token, one stands before and one after every document,
+            so that a model learns how documents begin and end.
         stored: where tokens are kept that take long to make; None keeps none.
     """
     pieces = {split: split_documents(text, documents) for split, text in texts.items()}
@@ -69,7 +70,7 @@ def of_text(
     if keep:
         assert stored is not None
         made_of = {**stored.made_of, "tokenizer": _named(tokenizer), "documents": documents}
-        made_of["format"] = 1
+        made_of["format"] = 2
         arrays = cache.cached(
             stored.name, made_of, lambda: _build(pieces, tokenizer, bool(documents), stored.large)
         )
@@ -180,21 +181,22 @@ def _encoded(pieces, tokenizer: Tokenizer, documents: bool, large: bool):
     tokens, begins = _Growing(dtype, large), _Growing(np.dtype(np.uint8), large)
     end = getattr(tokenizer, "end_token", None) if documents else None
 
-    def finish():
-        if end is not None and tokens.size:
-            tokens.add(np.array([end], dtype))
-            begins.add(np.zeros(1, np.uint8))
-
-    for begin, text in _cut_well(pieces, tokenizer):
-        if begin:
-            finish()
-        ids = tokenizer.encode(text, dtype)
+    def add(ids: np.ndarray, begin: bool):
         tokens.add(ids)
         if documents:
             flags = np.zeros(len(ids), np.uint8)
             flags[:1] = begin
             begins.add(flags)
-    finish()
+
+    mark = None if end is None else np.array([end], dtype)
+    for begin, text in _cut_well(pieces, tokenizer):
+        if begin and mark is not None:
+            if tokens.size:
+                add(mark, False)
+            add(mark, True)
+        add(tokenizer.encode(text, dtype), begin and mark is None)
+    if mark is not None and tokens.size:
+        add(mark, False)
     return tokens.array(), begins.array()
 
 

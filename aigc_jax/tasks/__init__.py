@@ -24,6 +24,7 @@ FAMILIES = {
     "vae": "aigc_jax.tasks.vae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
     "masked_lm": "aigc_jax.tasks.masked_lm",
+    "seq2seq": "aigc_jax.tasks.seq2seq",
 }
 
 

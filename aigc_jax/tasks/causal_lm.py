@@ -213,7 +213,7 @@ def sections(config: Config) -> dict[str, Section]:
 
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> CausalLM:
     """The task that a complete config describes, see `tasks.build`."""
-    if spec.vocab_size is None:
+    if spec.vocab_size is None or spec.source_length is not None:
         raise UserError(f"task causal_lm needs text; config.data.source={spec.name} holds none")
     parts = sections(config)
     sizes = {"vocab_size": spec.vocab_size, "block_size": spec.block_size}

@@ -230,7 +230,7 @@ def sections(config: Config) -> dict[str, Section]:
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> MaskedLM:
     """The task that a complete config describes, see `tasks.build`. Where the tokenizer has no
     mask, the vocabulary gets one token more."""
-    if spec.vocab_size is None:
+    if spec.vocab_size is None or spec.source_length is not None:
         raise UserError(f"task masked_lm needs text; config.data.source={spec.name} holds none")
     parts = sections(config)
     mask = spec.vocab_size if spec.mask_token is None else spec.mask_token

@@ -42,7 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.split, config.data.eval_split = "train[:1000]", "validation[:500]"
         config.data.batch_size = config.data.eval_batch_size = 16
         config.data.block_size = config.data.stride = 16
-        config.model.num_layers = config.model.num_heads = 2
+        config.model.num_layers, config.model.num_heads = 1, 2
         config.model.embed_dim = 32
         config.train.duration = "8 steps"
         config.train.log_every = "1 step"

@@ -130,7 +130,7 @@ def test_documents_are_told_apart(tokenizer, tmp_path):
     }
     made = found.tokenizer
     end = [made.end_token] if tokenizer.startswith("bpe") else []
-    parts = [[*made.encode(document), *end] for document in DOCUMENTS]
+    parts = [[*end, *made.encode(document), *end] for document in DOCUMENTS]
     assert whole["tokens"].tolist() == [i for part in parts for i in part]
     assert np.flatnonzero(whole["begins"]).tolist() == np.cumsum([0, *map(len, parts)])[:3].tolist()
     section = config.text(str(tmp_path), tokenizer=tokenizer, documents="files", block_size=4)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from aigc_jax.data import source
 from aigc_jax.models.transformer import GPT
 from aigc_jax.ops.attention import (
     attention,
@@ -119,3 +120,14 @@ def test_the_attentions_agree_on_segments(causal, window):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), run(attend), expected
         )
+
+
+def test_on_a_device_documents_are_told_apart_as_in_memory():
+    arrays = {
+        "tokens": np.arange(40, dtype=np.uint8),
+        "begins": (np.arange(40) % 7 == 0).astype(np.uint8),
+    }
+    window, indices = source.Window(9, 4), np.array([0, 3, 5])
+    there = jax.jit(source.take, static_argnums=2)(arrays, indices, window)
+    jax.tree.map(np.testing.assert_array_equal, dict(there), source.take(arrays, indices, window))
+    assert (np.diff(there["segments"][1]) == arrays["begins"][13:21]).all()

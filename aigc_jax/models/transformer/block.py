@@ -140,10 +140,11 @@ class Block(nn.Module):
             both = StackedDense(2, embed_dim, self.use_bias, self.dtype, name="cross_key_value")
             parts = both(memory.reshape(-1, embed_dim))
             seen = KVCache(*(self._heads(part, memory) for part in parts))
+        key, value = seen
         dropout = Dropout(self.dropout, name="cross_dropout")
         queries = jnp.ones(x.shape[:2], jnp.int32)
         visible = None if memory_segments is None else same_segment(queries, memory_segments)
-        h = attention(query, *seen, visible, lambda w: dropout(w, ids))
+        h = attention(query, key, value, visible, lambda w: dropout(w, ids))
         return self._attention_out(h, x, "cross_out"), seen
 
     def _attention_out(self, h, x, name):

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -13,7 +12,7 @@ from aigc_jax.models.layers import Dropout
 from aigc_jax.models.transformer.block import ATTENTIONS, MLPS
 from aigc_jax.models.transformer.cache import Cache, KVCache, empty_cache
 from aigc_jax.models.transformer.norms import NORMS, norm
-from aigc_jax.models.transformer.stack import check_width, make_blocks, places_in, run_blocks
+from aigc_jax.models.transformer.stack import check_width, make_blocks, place_rows, run_blocks
 from aigc_jax.ops.cross_entropy import head_cross_entropy
 from aigc_jax.ops.layout import shard_batch, unshard
 
@@ -208,21 +207,11 @@ class GPT(nn.Module):
             )
         x = unshard(self.token_embedding, 0)[tokens]
         if self.positions == "learned":
-            x = x + self._positions(tokens.shape[1], position, segments)
+            x = x + place_rows(self.position_embedding, tokens.shape[1], position, segments)
         x = x.astype(self.dtype)
         x = shard_batch(self.embedding_dropout(x, ids))
         x, cache = run_blocks(self.blocks, x, ids, cache, position, segments)
         return self.final_norm(x), cache
-
-    def _positions(self, length: int, position, segments):
-        """Embeddings of the places from `position` on: `[length, embed]`, or of every row."""
-        table = self.position_embedding
-        if segments is not None:
-            return table[places_in(segments)]
-        if jnp.ndim(position) == 0:
-            return jax.lax.dynamic_slice_in_dim(table, position, length)
-        places = position[:, None] + jnp.arange(length)
-        return table[jnp.clip(places, 0, self.block_size - 1)]
 
     def _logits(self, x):
         table = unshard(self._head_table.astype(self.dtype), 0)

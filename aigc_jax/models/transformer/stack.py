@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import checkpoint_policies as policies
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.transformer.block import Block
@@ -77,6 +77,28 @@ def places_in(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"
     new = jnp.concatenate([jnp.ones_like(segments[:, :1]), jnp.diff(segments, axis=1)], axis=1) != 0
     starts = jnp.where(new, places, 0)
     return places - jax.lax.cummax(starts, axis=1)
+
+
+def place_rows(
+    table: Float[Array, "places embed"],
+    length: int,
+    position: Int[Array, ""] | Int[Array, "batch"] | int,
+    segments: Int[Array, "batch length"] | None = None,
+) -> Float[Array, "*batch length embed"]:
+    """The embeddings of the places from `position` on, or of the places in segments.
+
+    Args:
+        table: one row per place.
+        length: how many.
+        position: the first place; one for all rows, or one per row.
+        segments: places count from the first token of each (`places_in`).
+    """
+    if segments is not None:
+        return table[places_in(segments)]
+    if jnp.ndim(position) == 0:
+        return jax.lax.dynamic_slice_in_dim(table, position, length)
+    places = jnp.asarray(position)[:, None] + jnp.arange(length)
+    return table[jnp.clip(places, 0, table.shape[0] - 1)]
 
 
 def check_width(embed_dim: int, num_heads: int, rope: bool) -> None:
