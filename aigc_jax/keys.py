@@ -255,7 +255,6 @@ FIELDS: dict[str, Allowed] = {
     "slope": ranges.FRACTION,
     **dict.fromkeys(("epsilon", "norm_eps", "rope_base"), ranges.POSITIVE),
     **dict.fromkeys(("init_std", "logit_softcap", "z_loss"), ranges.NOT_NEGATIVE),
-    "label_smoothing": Range(0, 1),
     "mask_rate": Range(0, 1, "(]"),
     "num_token_types": Range(1, 1024, "[]", whole=True),
     "window": COUNT_OR_ZERO,
