@@ -13,7 +13,7 @@ from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
 from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.files import read_json, read_lines
-from aigc_jax.sample import gather, sample_chunks
+from aigc_jax.sample import FROM_DATA, gather, sample_chunks
 from aigc_jax.tasks.task import Settings, TrainState
 
 
@@ -69,7 +69,7 @@ class Run:
         """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, or `{"tokens": [num,
         length], "text": list of str}`. The arguments are those of `aigc generate`."""
         experiment = self.experiment
-        if kind == "reconstructions":
+        if kind in FROM_DATA:
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
         text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
 from aigc_jax.errors import UserError, lookup
+from aigc_jax.evaluate_likelihood import importance_sampled
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
@@ -86,9 +87,14 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
     return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
 
 
-EVALUATIONS = {"mean": mean, "per_example": per_example}
+def likelihood(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable, dict]:
+    """What importance sampling says of a VAE, see `evaluate_likelihood.py`."""
+    return importance_sampled(experiment, name, eval_feed(experiment, name), progress)
+
+
+EVALUATIONS = {"mean": mean, "per_example": per_example, "likelihood": likelihood}
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
-`evaluate` takes an `inference_state` and a `Beat`."""
+`evaluate` takes an `inference_state` and a `Beat`. A third element adds to the card."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -134,10 +140,12 @@ def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
         key = f"config.evals.{name}"
         make = lookup(EVALUATIONS, settings.type, f"{key}.type")
         lookup({"average": 0, "last": 0}, settings.parameters, f"{key}.parameters")
-        metrics, run = make(experiment, name)
+        metrics, run, *more = make(experiment, name)
         every = experiment.in_steps(settings.every or config.train.eval_every, f"{key}.every")
         averaged = settings.parameters == "average"
-        found[name] = Evaluation(every, averaged, metrics, run, card(experiment, name))
+        found[name] = Evaluation(
+            every, averaged, metrics, run, {**card(experiment, name), **dict(*more)}
+        )
     return found
 
 

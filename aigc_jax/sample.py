@@ -25,6 +25,7 @@ from aigc_jax.run.observe import Writer
 from aigc_jax.tasks.task import Settings, TrainState
 
 CHUNK = writers.PAGE  # samples made at once, on all devices together
+FROM_DATA = ("reconstructions", "traversal")  # kinds that are made from held-out images
 
 Inputs = Mapping[str, Any]
 Samples = dict[str, np.ndarray]
@@ -124,7 +125,8 @@ def generate(
     overwrite: bool = False,
     best: bool = False,
 ) -> dict[str, Any]:
-    """Generates from a run's checkpoint. Needs no training data, except to reconstruct images.
+    """Generates from a run's checkpoint. Needs no training data, except for the kinds
+    `FROM_DATA`.
 
     Pages of at most 100 samples are written as they are made.
 
@@ -142,7 +144,7 @@ def generate(
         overwrite: whether files that are there may be replaced.
         best: take the checkpoint that `config.train.best` kept rather than the newest.
     """
-    experiment = experiment_of(config, workdir, with_data=settings.kind == "reconstructions")
+    experiment = experiment_of(config, workdir, with_data=settings.kind in FROM_DATA)
     tokenizer = experiment.data.tokenizer
     if tokenizer is None:
         text = {}
@@ -209,10 +211,16 @@ def sample_chunks(
         if prompt:
             tokens = tokenizer.encode(prompt)
             rows = lambda ids: {"tokens": np.tile(tokens, (len(ids), 1))}  # noqa: E731
-    elif settings.kind == "reconstructions":
+    elif settings.kind in FROM_DATA:
         held_out, data_seed = experiment.held_out(), jnp.uint32(experiment.config.seed)
-        num = min(num or 50, held_out.size)
-        rows = lambda ids: experiment.held_out_batch(held_out, data_seed, ids)  # noqa: E731
+        if settings.kind == "reconstructions":
+            num = min(num or 50, held_out.size)
+        of = getattr(experiment.task, "examples_of", lambda kind, ids: ids)
+
+        def rows(ids: np.ndarray) -> Inputs:
+            examples = of(settings.kind, ids) % held_out.size
+            return experiment.held_out_batch(held_out, data_seed, examples)
+
     num = num or 100
     sampler = Sampler(experiment, settings, chunk=min(num, CHUNK))
 

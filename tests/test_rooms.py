@@ -22,6 +22,7 @@ FLOORS = (
     ("experiment",),
     ("resume",),
     ("aot",),
+    ("evaluate_likelihood",),
     ("sample", "evaluate", "bench"),
     ("train",),
     ("config_files", "rows"),

@@ -42,6 +42,8 @@ class Spec(NamedTuple):
         shape: (height, width, channels) of images; None of other data.
         value_range: of images, lowest and highest; None of other data.
         vocab_size, block_size: of text; None of other data.
+        num_classes: of labelled examples; None without labels.
+        binary: whether images have the two ends of their range alone.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Spec(NamedTuple):
     value_range: tuple[float, float] | None = None
     vocab_size: int | None = None
     block_size: int | None = None
+    num_classes: int | None = None
+    binary: bool = False
 
 
 def construct(section: Section, key: str, given: Config, **fixed):
@@ -73,7 +77,7 @@ def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, 
         given: the model's part of the config.
     """
     ask = getattr(section.cls, "side_multiple", None)
-    multiple = ask(given.features) if ask else 1
+    multiple = ask(given.get("features")) if ask else 1
     if spec.shape is None:
         raise UserError(f"this task needs images; config.data.source={spec.name} holds none")
     height, width, _ = spec.shape
