@@ -217,9 +217,12 @@ def sample_chunks(
             num = min(num or 50, held_out.size)
         of = getattr(experiment.task, "examples_of", lambda kind, ids: ids)
 
-        def rows(ids: np.ndarray) -> Inputs:
-            examples = of(settings.kind, ids) % held_out.size
-            return experiment.held_out_batch(held_out, data_seed, examples)
+        def examples(ids: np.ndarray) -> Inputs:
+            return experiment.held_out_batch(
+                held_out, data_seed, of(settings.kind, ids) % held_out.size
+            )
+
+        rows = examples
 
     num = num or 100
     sampler = Sampler(experiment, settings, chunk=min(num, CHUNK))

@@ -341,28 +341,25 @@ class VAE:
             given = (fixed, image, condition, jax.lax.stop_gradient(moments), noise)
 
             def log_weights(params, z, given):
-                fixed, *rest = given
-                terms, _ = self._terms(
-                    {"params": params, **fixed}, *rest[:3], z, rest[3], train, axis
-                )
+                fixed, image, condition, moments, noise = given
+                variables = {"params": params, **fixed}
+                terms, _ = self._terms(variables, image, condition, moments, z, noise, train, axis)
                 return terms["log_weight"], terms
 
-            bound, terms = dreg_bound(log_weights, variables["params"], z, given)
-            after = {}
+            both: Any = dreg_bound(log_weights, variables["params"], z, given)
+            (bound, terms), after = both, {}
         else:
             terms, after = self._terms(variables, image, condition, moments, z, noise, train, axis)
             bound = iwae_bound(terms["log_weight"]) if self.objective == "iwae" else None
         reconstruction, kl = terms["reconstruction"].mean(axis=1), terms["kl"].mean(axis=1)
         if bound is not None:
             loss = -bound
-        elif self.free_bits:
-            loss = reconstruction + weight * free_bits_kl(
-                kl_per_dimension(*moments), self.free_bits
-            )
         elif self._plain:
             loss = reconstruction + kl
         else:
-            loss = reconstruction + weight * kl
+            free = self.free_bits
+            priced = free_bits_kl(kl_per_dimension(*moments), free) if free else kl
+            loss = reconstruction + weight * priced
         found = {"loss": loss, "reconstruction": reconstruction, "kl": kl}
         if not self._plain:
             found["negative_elbo"] = reconstruction + kl

@@ -59,8 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.second = {"features": (100, 100), "activation": "tanh"}
     if "short" in more:
         config.data.batch_size = 100
-        config.optimizer.model.schedule = "constant"
-        config.optimizer.model.boundaries = ""
+        config.optimizer.model = optimizer("adam", 1e-3)  # with eps 1e-4 it learns slowly at first
         config.train.duration = "15 epochs"
         config.train.eval_every = config.train.sample_every = "5 epochs"
         config.train.checkpoint_every = "5 epochs"
