@@ -150,7 +150,7 @@ def test_the_neutral_network_keeps_moving_averages_and_is_judged_by_them():
         state, metrics = step(state, batch, jax.random.key(1))
     after = state.networks["model"].stats["batch_stats"]
     assert float(jnp.abs(after["encoder"]["BatchNorm_0"]["mean"]).max()) > 0
-    seen = task.predict(inference_state(state), batch, jax.random.key(1))
+    seen = jax.jit(task.predict)(inference_state(state), batch, jax.random.key(1))
     np.testing.assert_allclose(seen["loss"].mean(), metrics.compute()["loss"], rtol=0.01)
     assert "moving averages" in str(task.card())
 

@@ -50,26 +50,28 @@ def test_the_first_step_sets_the_codes_to_vectors_of_its_batch(task, batch, firs
 
 
 def test_the_gradient_goes_straight_through_and_commits(task, batch, first):
-    variables = first[1].networks["model"].variables()
-
-    made, pull = jax.vjp(
-        lambda p: task.encoder.apply({"params": p}, batch["image"]), variables["params"]["encoder"]
-    )
-    # What reaches the vectors is what reaches the codes in their place, and the pull to them.
+    variables, image = first[1].networks["model"].variables(), batch["image"]
     codes = codes_of(Usage(**variables["codebook"]))
-    chosen = codes[((made[..., None, :] - codes) ** 2).sum(-1).argmin(-1)]
-    at_codes = jax.grad(
-        lambda c: task.pixels.nll(task._decode(variables, c), None, batch["image"]).sum()
-    )(chosen)
-    expected = pull(at_codes + 0.25 * 2 * (made - chosen))[0]
 
-    def whole(encoder):
-        params = {**variables["params"], "encoder": encoder}
-        return task._bound({**variables, "params": params}, batch["image"])["loss"].sum()
+    @jax.jit
+    def expected_and_found(encoder):
+        # What reaches the vectors is what reaches the codes in their place, and the pull to them.
+        made, pull = jax.vjp(lambda p: task.encoder.apply({"params": p}, image), encoder)
+        chosen = codes[((made[..., None, :] - codes) ** 2).sum(-1).argmin(-1)]
+        at_codes = jax.grad(
+            lambda c: task.pixels.nll(task._decode(variables, c), None, image).sum()
+        )(chosen)
+        expected = pull(at_codes + 0.25 * 2 * (made - chosen))[0]
 
-    found = jax.grad(whole)(variables["params"]["encoder"])
+        def whole(encoder):
+            params = {**variables["params"], "encoder": encoder}
+            return task._bound({**variables, "params": params}, image)["loss"].sum()
+
+        return expected, jax.grad(whole)(encoder)
+
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+        *expected_and_found(variables["params"]["encoder"]),
     )
 
 
