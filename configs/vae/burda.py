@@ -16,6 +16,11 @@ after 3,280 epochs of batch 20, 9.8 million steps. The learning rate falls from 
 eight stages of 3^(i-1) epochs; here by a factor of 10^(-1/7) each, which the authors' code rounds.
 Other differences from their code: gradients are means over the batch, not sums (Adam's epsilon of
 1e-4 makes this matter), Adam's second moment starts from 0 and not from 1, and biases from 0.
+
+Seen, far from converged (short, `--config.train.duration="5 epochs"`, 2,980 steps, seed 0, float32,
+two CPU devices; the first 500 test digits, k = 5,000): NLL of vae1 111.8 +- 1.3 nats, of iwae5
+107.0 +- 1.3, minus their evidence lower bounds 117.4 and 116.8. On all 10,000 digits, one draw of z
+each for vae1: 116.4; the bound of five draws of iwae5: 110.7.
 """
 
 import re

@@ -12,6 +12,9 @@ begin anew. No prior over the codes is learnt, so there are reconstructions and 
 `negative_elbo` counts every code as equally likely (log 128 nats for each of 49 places), as the
 paper does; a learnt prior would lower it.
 
+Seen after 600 steps (`--config.train.duration="600 steps"`, seed 0, float32, two CPU devices;
+10,000 test digits): reconstruction 42.2 nats, perplexity of the usage 93.4 of 128 codes.
+
 Published (section 4.1): 4.67 bits per dimension on CIFAR-10 after 250,000 steps of batch 128. Here
 p(x|z) is a mixture of five discretised logistics for each channel; the paper does not say which
 likelihood it took.
