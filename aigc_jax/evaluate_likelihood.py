@@ -60,15 +60,16 @@ def importance_sampled(
     chunk = min(settings["chunk"] or max(1, rows // own), samples)
 
     def measure(state: TrainState, feed: dict) -> tuple[dict, Any]:
-        batch, key = experiment.eval_batch(state.seed, feed)
-        moments = task.encode(state, batch)
-        found = importance_sample(
-            lambda noise: task.terms(state, batch, moments, noise),
-            key, batch["id"], task.noise_dim, samples, chunk,
-        )  # fmt: skip
-        wrong = (task.reconstruct(state, batch, moments) - batch["image"]) ** 2
-        found |= {"squared_error": wrong.mean(axis=(1, 2, 3)), "mean": moments[0]}
-        return found, batch["mask"]
+        with jax.sharding.use_abstract_mesh(experiment.mesh.abstract_mesh):
+            batch, key = experiment.eval_batch(state.seed, feed)
+            moments = task.encode(state, batch)
+            found = importance_sample(
+                lambda noise: task.terms(state, batch, moments, noise),
+                key, batch["id"], task.noise_dim, samples, chunk,
+            )  # fmt: skip
+            wrong = (task.reconstruct(state, batch, moments) - batch["image"]) ** 2
+            found |= {"squared_error": wrong.mean(axis=(1, 2, 3)), "mean": moments[0]}
+            return found, batch["mask"]
 
     run = jax.jit(measure, out_shardings=experiment.replicated)
     batch, _ = jax.eval_shape(experiment.eval_batch, np.uint32(0), feed.at(0))

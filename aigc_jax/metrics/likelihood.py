@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from aigc_jax import rng
+from aigc_jax.ops.layout import shard_batch
 
 ACTIVE = 0.01  # the variance of a posterior mean above which a latent is active
 
@@ -56,7 +57,7 @@ def importance_sample(
 
     def add(total, first):
         numbers = first + jnp.arange(chunk)
-        values = draw(noise(numbers))
+        values = draw(shard_batch(noise(numbers)))
         log_weight = values.pop("log_weight").astype(jnp.float32)
         wanted = numbers < samples
         log_weight = jnp.where(wanted, log_weight, -jnp.inf)
@@ -72,7 +73,9 @@ def importance_sample(
     start = {n: jnp.zeros((len(ids), *x.shape[2:])) for n, x in shapes.items()}
     none = (jnp.full(len(ids), -jnp.inf), jnp.zeros(len(ids)))
     firsts = jnp.arange(0, samples, chunk)
-    ((largest, total), sums), _ = jax.lax.scan(add, (none, start), firsts)
+    # Pinned to the devices of their examples: the compiler might have each device make them all.
+    begin = jax.tree.map(shard_batch, (none, start))
+    ((largest, total), sums), _ = jax.lax.scan(add, begin, firsts)
     means = {name: x / samples for name, x in sums.items()}
     return {"log_likelihood": largest + jnp.log(total) - np.log(np.float32(samples)), **means}
 
