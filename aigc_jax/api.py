@@ -1,5 +1,6 @@
 """The door for Python: a run in a work directory as an object."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,15 +66,19 @@ class Run:
         temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 1.0,
+        labels: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, or `{"tokens": [num,
-        length], "text": list of str}`. The arguments are those of `aigc generate`."""
+        """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, `{"point": [num, 2]}` or
+        `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
+        arguments are those of `aigc generate`."""
         experiment = self.experiment
         if kind in FROM_DATA:
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
         text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)
-        make, _ = sample_chunks(experiment, Settings(kind, max_new_tokens), num, seed, prompt, text)
+        make, _ = sample_chunks(
+            experiment, Settings(kind, max_new_tokens), num, seed, prompt, text, labels
+        )
         samples: dict[str, Any] = gather(make(self.inference))
         if tokenizer is not None:
             samples["text"] = [tokenizer.decode(tokens) for tokens in samples["tokens"]]

@@ -23,7 +23,7 @@ FLOORS = (
     ("resume",),
     ("aot",),
     ("evaluate_likelihood",),
-    ("sample", "evaluate", "bench"),
+    ("sample", "distribution", "reconstructions", "evaluate", "bench", "compare_sets"),
     ("train",),
     ("config_files", "rows"),
     ("reproduce", "compare"),

@@ -24,6 +24,7 @@ FAMILIES = {
     "vae": "aigc_jax.tasks.vae_config",
     "vqvae": "aigc_jax.tasks.vqvae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
+    "classifier": "aigc_jax.tasks.classifier",
 }
 
 

@@ -44,6 +44,7 @@ class Spec(NamedTuple):
         vocab_size, block_size: of text; None of other data.
         num_classes: of labelled examples; None without labels.
         binary: whether images have the two ends of their range alone.
+        coordinates: of a point; None of other data.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Spec(NamedTuple):
     block_size: int | None = None
     num_classes: int | None = None
     binary: bool = False
+    coordinates: int | None = None
 
 
 def construct(section: Section, key: str, given: Config, **fixed):
@@ -82,9 +84,10 @@ def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, 
         raise UserError(f"this task needs images; config.data.source={spec.name} holds none")
     height, width, _ = spec.shape
     if height % multiple or width % multiple:
+        nearest_side = -(-max(height, width) // multiple) * multiple
         raise UserError(
             f"images of {height}x{width} do not fit this model: its sides must be multiples of "
-            f"{multiple}; set config.data.image_size"
+            f"{multiple}; set config.data.image_size, e.g. to {nearest_side}"
         )
     return spec.shape
 
