@@ -25,6 +25,8 @@ FAMILIES = {
     "vqvae": "aigc_jax.tasks.vqvae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
     "classifier": "aigc_jax.tasks.classifier",
+    "masked_lm": "aigc_jax.tasks.masked_lm",
+    "seq2seq": "aigc_jax.tasks.seq2seq",
 }
 
 

@@ -45,6 +45,9 @@ class Spec(NamedTuple):
         num_classes: of labelled examples; None without labels.
         binary: whether images have the two ends of their range alone.
         coordinates: of a point; None of other data.
+        source_length: of pairs of texts, the longest source, where `block_size` is the longest
+            target; None of other data.
+        mask_token: of a text's tokenizer; None where it has none.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Spec(NamedTuple):
     num_classes: int | None = None
     binary: bool = False
     coordinates: int | None = None
+    mask_token: int | None = None
+    source_length: int | None = None
 
 
 def construct(section: Section, key: str, given: Config, **fixed):
