@@ -253,7 +253,7 @@ VERBS = {
         (
             CONFIG,
             OF_RUN,
-            Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
+            Flag("kind", str, "samples", "samples, interpolation, reconstructions or traversal"),
             Flag(
                 "num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text", NUM
             ),

@@ -14,7 +14,7 @@ from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
 from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.files import read_json, read_lines
-from aigc_jax.sample import gather, sample_chunks
+from aigc_jax.sample import FROM_DATA, gather, sample_chunks
 from aigc_jax.tasks.task import Settings, TrainState
 
 
@@ -72,7 +72,7 @@ class Run:
         `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
         arguments are those of `aigc generate`."""
         experiment = self.experiment
-        if kind == "reconstructions":
+        if kind in FROM_DATA:
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
         text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)

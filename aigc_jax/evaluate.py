@@ -12,6 +12,7 @@ from tqdm import tqdm
 from aigc_jax.config import Config, best_metric
 from aigc_jax.distribution import distribution
 from aigc_jax.errors import UserError, lookup
+from aigc_jax.evaluate_likelihood import importance_sampled
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
@@ -88,11 +89,17 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
     return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
 
 
+def likelihood(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable, dict]:
+    """What importance sampling says of a VAE, see `evaluate_likelihood.py`."""
+    return importance_sampled(experiment, name, eval_feed(experiment, name), progress)
+
+
 EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "mean": mean,
     "per_example": per_example,
     "distribution": distribution,
     "reconstructions": reconstructions,
+    "likelihood": likelihood,
 }
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
 `evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card. The settings of

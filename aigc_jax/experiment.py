@@ -218,8 +218,9 @@ class Experiment:
         """`run(state, key, ids, inputs) -> samples`: each device makes its share, and all hold the
         result. `state` is an `inference_state`; see `Task.generate` for the rest."""
         if settings.kind not in self.task.kinds:
+            why = getattr(self.task, "cannot", {}).get(settings.kind, "")
             raise UserError(
-                f'task {self.config.task.name} cannot generate "{settings.kind}"; '
+                f'task {self.config.task.name} cannot generate "{settings.kind}"{why}; '
                 f"it makes: {', '.join(self.task.kinds) or 'nothing'}"
             )
         split = batch_sharding(self.mesh)
@@ -278,7 +279,7 @@ class Experiment:
         """Held-out examples as an evaluation sees them, with the noise of their places."""
         feed = {**data.fetch(ids), "id": ids, "mask": np.ones(len(ids), np.float32)}
         batch, _ = self.eval_batch(seed, feed)
-        return {"image": np.asarray(batch["image"])}
+        return {name: np.asarray(batch[name]) for name in ("image", "label") if name in batch}
 
     # --- how it is made ---
 
@@ -341,13 +342,14 @@ def data_spec(config: Config, data: Dataset) -> Spec:
         if "point" in data.features:
             (coordinates,) = data.features["point"].shape
             return Spec(data.name, num_classes=num_classes, coordinates=coordinates)
-        low, high, _ = transforms.value_range(config.data)
+        low, high, binary = transforms.value_range(config.data)
         height, width, channels = transforms.features(config.data, data.features)["image"].shape
         return Spec(
             data.name,
             shape=(height, width, channels),
             value_range=(low, high),
             num_classes=num_classes,
+            binary=binary,
         )
     vocab_size, pair = data.tokenizer.vocab_size, data.features
     if data.window is None:

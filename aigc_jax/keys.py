@@ -227,8 +227,16 @@ EVALUATION_SETTINGS: dict[str, Table] = {
 
 # The fields of tasks and linen modules, of all or (CLASS.field) of one.
 FIELDS: dict[str, Allowed] = {
-    **dict.fromkeys(("latent_dim", "embed_dim"), SIZE),
-    **dict.fromkeys(("mlp_dim", "num_kv_heads"), SIZE_OR_ZERO),
+    **dict.fromkeys(("latent_dim", "embed_dim", "code_dim", "num_codes"), SIZE),
+    **dict.fromkeys(("mlp_dim", "num_kv_heads", "second_latent_dim"), SIZE_OR_ZERO),
+    **dict.fromkeys(("CodeEncoder.features", "CodeDecoder.features", "residual_features"), SIZE),
+    "DenseGaussian.features": each(SIZE),
+    "num_blocks": Range(0, 1024, "[]", whole=True),
+    **dict.fromkeys(("draws", "components"), Range(1, 2**16, "[]", whole=True)),
+    **dict.fromkeys(("beta", "free_bits", "commitment", "restart"), ranges.NOT_NEGATIVE),
+    "kl_warmup_steps": COUNT_OR_ZERO,
+    "std": ranges.POSITIVE,
+    "decay": ranges.DECAY_RATE,
     "num_heads": FEW,
     "num_encoder_layers": Range(0, 1024, "[]", whole=True),
     **dict.fromkeys(("num_layers", "kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),

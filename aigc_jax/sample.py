@@ -26,6 +26,7 @@ from aigc_jax.run.observe import Writer
 from aigc_jax.tasks.task import Settings, TrainState
 
 CHUNK = writers.PAGE  # samples made at once, on all devices together
+FROM_DATA = ("reconstructions", "traversal")  # kinds that are made from held-out images
 
 Inputs = Mapping[str, Any]
 Samples = dict[str, np.ndarray]
@@ -128,7 +129,8 @@ def generate(
     best: bool = False,
     labels: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Generates from a run's checkpoint. Needs no training data, except to reconstruct images.
+    """Generates from a run's checkpoint. Needs no training data, except for the kinds
+    `FROM_DATA`.
 
     Pages of at most 100 samples are written as they are made.
 
@@ -147,7 +149,7 @@ def generate(
         best: take the checkpoint that `config.train.best` kept rather than the newest.
         labels: of a model with classes: those to make, ten samples of each in turn; by default all.
     """
-    experiment = experiment_of(config, workdir, with_data=settings.kind == "reconstructions")
+    experiment = experiment_of(config, workdir, with_data=settings.kind in FROM_DATA)
     tokenizer = experiment.data.tokenizer
     if tokenizer is None:
         text = {}
@@ -220,10 +222,19 @@ def sample_chunks(
         if prompt:
             tokens = tokenizer.encode(prompt)
             rows = lambda ids: {"tokens": np.tile(tokens, (len(ids), 1))}  # noqa: E731
-    elif settings.kind == "reconstructions":
+    elif settings.kind in FROM_DATA:
         held_out, data_seed = experiment.held_out(), jnp.uint32(experiment.config.seed)
-        num = min(num or 50, held_out.size)
-        rows = lambda ids: experiment.held_out_batch(held_out, data_seed, ids)  # noqa: E731
+        if settings.kind == "reconstructions":
+            num = min(num or 50, held_out.size)
+        of = getattr(experiment.task, "examples_of", lambda kind, ids: ids)
+
+        def examples(ids: np.ndarray) -> Inputs:
+            return experiment.held_out_batch(
+                held_out, data_seed, of(settings.kind, ids) % held_out.size
+            )
+
+        rows = examples
+
     if labels:
         of_rows = np.asarray(labels, np.int32)
         rows = lambda ids: {"label": of_rows[ids // COLUMNS % len(labels)]}  # noqa: E731

@@ -127,6 +127,8 @@ def _train(
             clock.keep(workdir, step)
         if experiment.data.about:
             echo(f"data: {experiment.data.about}")
+        for name, meaning in getattr(experiment.task, "units", dict)().items():
+            echo(f"{name}: {meaning}")
         echo(observe.parameter_table(experiment.abstract_run))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:

@@ -22,6 +22,7 @@ FLOORS = (
     ("experiment",),
     ("resume",),
     ("aot",),
+    ("evaluate_likelihood",),
     ("sample", "distribution", "reconstructions", "evaluate", "bench", "compare_sets"),
     ("train",),
     ("config_files", "rows"),

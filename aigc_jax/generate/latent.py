@@ -5,7 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 POINTS = 10
-"""On an arc, its ends included."""
+"""On an arc, or of a dimension: the ends included."""
+
+SPREAD = 3.0
+"""How far a dimension is moved: standard deviations of the prior, to both sides."""
 
 
 def slerp(
@@ -36,3 +39,25 @@ def walks(
         return slerp(start, end, (number % POINTS) / (POINTS - 1))
 
     return jax.vmap(point)(ids)
+
+
+def traversal(
+    ids: Int[Array, "num"],
+    codes: Float[Array, "num latent"],
+    kl: Float[Array, "num latent"],
+) -> Float[Array, "num latent"]:
+    """Codes of which one dimension is moved from -3 to 3, ten points each: rows of a grid ten wide.
+
+    Row r moves the dimension that says r-th most of its example, by the KL of q from the prior; the
+    others stay where the example's code has them. The ten rows after each other, or as many as
+    there are dimensions, are of one example.
+
+    Args:
+        ids: numbers of the samples: point `i % 10` of row `i // 10`.
+        codes: of each sample's example, the means of q(z|x).
+        kl: of each of its dimensions.
+    """
+    rows = min(POINTS, codes.shape[-1])
+    moved = jnp.argsort(-kl, axis=-1, stable=True)[jnp.arange(len(ids)), ids // POINTS % rows]
+    values = SPREAD * (2.0 * (ids % POINTS) / (POINTS - 1) - 1.0)
+    return codes.at[jnp.arange(len(ids)), moved].set(values)

@@ -21,7 +21,8 @@ from aigc_jax.tasks.task import Task
 # config.task.name -> the file, imported when it is used; see `family.py` for what it holds.
 FAMILIES = {
     "gan": "aigc_jax.tasks.gan",
-    "vae": "aigc_jax.tasks.vae",
+    "vae": "aigc_jax.tasks.vae_config",
+    "vqvae": "aigc_jax.tasks.vqvae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
     "classifier": "aigc_jax.tasks.classifier",
     "masked_lm": "aigc_jax.tasks.masked_lm",

@@ -43,6 +43,7 @@ class Spec(NamedTuple):
         value_range: of images, lowest and highest; None of other data.
         vocab_size, block_size: of text; None of other data.
         num_classes: of labelled examples; None without labels.
+        binary: whether images have the two ends of their range alone.
         coordinates: of a point; None of other data.
         source_length: of pairs of texts, the longest source, where `block_size` is the longest
             target; None of other data.
@@ -55,6 +56,7 @@ class Spec(NamedTuple):
     vocab_size: int | None = None
     block_size: int | None = None
     num_classes: int | None = None
+    binary: bool = False
     coordinates: int | None = None
     mask_token: int | None = None
     source_length: int | None = None
@@ -82,7 +84,7 @@ def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, 
         given: the model's part of the config.
     """
     ask = getattr(section.cls, "side_multiple", None)
-    multiple = ask(given.features) if ask else 1
+    multiple = ask(given.get("features")) if ask else 1
     if spec.shape is None:
         raise UserError(f"this task needs images; config.data.source={spec.name} holds none")
     height, width, _ = spec.shape

@@ -1,4 +1,4 @@
-"""The evidence lower bound and its parts, and a model that has to learn by heart."""
+"""What a VAE learns, makes and refuses. Its bounds: `test_vae_bounds.py`."""
 
 import math
 
@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from runs import make_config
 
+from aigc_jax.errors import UserError
+from aigc_jax.experiment import Experiment
 from aigc_jax.models import vae as models
 from aigc_jax.tasks.task import Settings, inference_state
-from aigc_jax.tasks.vae import VAE, bernoulli_nll, discretized_logistic_nll, kl_to_standard_normal
+from aigc_jax.tasks.vae import VAE
 
 SHAPE = (8, 8, 1)
 
@@ -28,48 +31,6 @@ def task():
         decoder=models.DenseDecoder(SHAPE, features=(64,)),
         latent_dim=4,
         tx={"model": optax.adam(1e-2)},
-    )
-
-
-def test_kl_of_a_standard_normal_is_zero():
-    np.testing.assert_array_equal(kl_to_standard_normal(jnp.zeros((3, 7)), jnp.zeros((3, 7))), 0)
-
-
-def test_kl_is_that_of_the_closed_form():
-    # KL(N(m, s^2) || N(0, 1)) = (s^2 + m^2 - 1) / 2 - log s, here for m = 2 and s = 3.
-    value = kl_to_standard_normal(jnp.full((1, 1), 2.0), jnp.full((1, 1), math.log(3.0)))
-    np.testing.assert_allclose(value, [(9 + 4 - 1) / 2 - math.log(3.0)], rtol=1e-6)
-
-
-def test_bernoulli_likelihoods_sum_to_one():
-    logits = jnp.array([0.3, -1.2, 2.0])
-    images = jnp.array([[(i >> k) & 1 for k in range(3)] for i in range(8)], jnp.float32)
-    nll = bernoulli_nll(jnp.broadcast_to(logits, images.shape), images)
-    np.testing.assert_allclose(jnp.exp(-nll).sum(), 1.0, rtol=1e-6)
-
-
-@pytest.mark.parametrize("log_scale", [-6.0, -2.0, 1.0])
-def test_discretized_logistic_likelihoods_sum_to_one(log_scale):
-    levels = jnp.arange(256.0)[:, None] / 255
-    for logit in (-9.0, 0.3, 4.0):
-        nll = discretized_logistic_nll(jnp.full((256, 1), logit), jnp.full(1, log_scale), levels)
-        assert bool(jnp.all(jnp.isfinite(nll)))
-        np.testing.assert_allclose(jnp.exp(-nll).sum(), 1.0, rtol=1e-5)
-
-
-def test_discretized_logistic_is_the_mass_of_an_interval():
-    # Against float64: the difference of the distribution function at both ends of a level.
-    def cdf(t):
-        return 1 / (1 + np.exp(-np.float64(t)))
-
-    mean, scale, level = cdf(0.7), np.exp(-3.0), 100 / 255
-    expected = -np.log(
-        cdf((level - mean + 0.5 / 255) / scale) - cdf((level - mean - 0.5 / 255) / scale)
-    )
-    image = jnp.array([[[[level, level]]]])
-    logits, scales = jnp.full((1, 1, 1, 2), 0.7), jnp.array([-3.0, -3.0])
-    np.testing.assert_allclose(
-        discretized_logistic_nll(logits, scales, image), 2 * expected, rtol=1e-5
     )
 
 
@@ -120,33 +81,6 @@ def test_loss_is_the_sum_of_its_parts_and_overfits_16_images(task, batch):
     assert loss[-20:].mean() < 4 * math.log(16)
 
 
-def test_bound_is_below_the_likelihood(task, batch):
-    state = jax.jit(task.init)(jax.random.key(0), batch)
-    params = state.networks["model"].params
-
-    @jax.jit
-    def likelihood_and_bound(params, noise):
-        mean, log_std = task.encoder.apply({"params": params["encoder"]}, batch["image"])
-
-        def log_weight(noise):
-            z = mean + jnp.exp(log_std) * noise
-            logits = task.decoder.apply({"params": params["decoder"]}, z)
-            log_prior = -0.5 * (z**2).sum(-1)
-            log_posterior = -(0.5 * noise**2 + log_std).sum(-1)
-            return -bernoulli_nll(logits, batch["image"]) + log_prior - log_posterior
-
-        log_weights = jax.vmap(log_weight)(noise)
-        bounds = jax.vmap(lambda eps: -task._bound(params, batch["image"], eps)["loss"])(noise)
-        likelihood = jax.nn.logsumexp(log_weights, axis=0) - math.log(len(noise))
-        return likelihood, bounds.mean(axis=0), log_weights.mean(axis=0)
-
-    noise = jax.random.normal(jax.random.key(3), (2000, 16, 4))
-    likelihood, bound, sampled = likelihood_and_bound(params, noise)
-    # The mean log weight is the bound too, with the KL term sampled rather than in closed form.
-    np.testing.assert_allclose(bound, sampled, rtol=5e-3)
-    assert bool(jnp.all(bound < likelihood))
-
-
 def test_reconstructions_stand_beside_their_originals(task, batch):
     state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
     settings, ids, image = Settings("reconstructions"), jnp.arange(4), batch["image"][:4]
@@ -154,3 +88,115 @@ def test_reconstructions_stand_beside_their_originals(task, batch):
     assert made.shape == (4, 8, 16, 1)
     np.testing.assert_array_equal(made[:, :, :8], image)
     assert bool(jnp.all((made[:, :, 8:] > 0) & (made[:, :, 8:] < 1)))
+
+
+def test_a_traversal_moves_one_dimension_of_an_image_and_starts_with_what_says_most(task, batch):
+    state = inference_state(jax.jit(task.init)(jax.random.key(0), batch))
+    ids = jnp.arange(80)  # four dimensions of ten points, of two images
+    np.testing.assert_array_equal(task.examples_of("traversal", ids), ids // 40)
+    image = batch["image"][ids // 40]
+    made = task.generate(state, jax.random.key(0), ids, {"image": image}, Settings("traversal"))
+    mean, log_std = task.encode(state, {"image": image[::40]})
+    kl = 0.5 * (jnp.exp(2 * log_std) + mean**2 - 1 - 2 * log_std)
+    for example in range(2):
+        order = np.argsort(-np.asarray(kl[example]))
+        for row, dimension in enumerate(order):
+            z = jnp.tile(mean[example], (10, 1)).at[:, dimension].set(jnp.linspace(-3, 3, 10))
+            expected = task.generate(
+                state, jax.random.key(0), jnp.arange(10), {"z": z}, Settings("samples")
+            )["image"]
+            found = made["image"][40 * example + 10 * row :][:10]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_conditional_model_is_told_the_label_and_draws_a_row_of_each(batch):
+    task = VAE(
+        encoder=models.ConvEncoder(4, features=(4,)),
+        decoder=models.DenseDecoder(SHAPE, features=(8,)),
+        latent_dim=4,
+        num_classes=3,
+        tx={"model": optax.sgd(0.1)},
+    )
+    labelled = {**batch, "label": jnp.arange(16) % 3, "mask": jnp.ones(16)}
+    state = inference_state(jax.jit(task.init)(jax.random.key(0), labelled))
+    key = jax.random.key(1)
+    make = jax.jit(task.generate, static_argnums=4)
+    rows = make(state, key, jnp.arange(30), {}, Settings())["image"]
+    for label in range(3):
+        ids = jnp.arange(10 * label, 10 * label + 10)
+        asked = make(state, key, ids, {"label": jnp.full(10, label)}, Settings())["image"]
+        np.testing.assert_allclose(asked, rows[ids], rtol=1e-5, atol=1e-6)
+    other = make(state, key, jnp.arange(10), {"label": jnp.full(10, 1)}, Settings())["image"]
+    assert float(jnp.abs(other - rows[:10]).max()) > 1e-3
+    wrong = {**labelled, "label": (labelled["label"] + 1) % 3}
+    a, b = (task.encode(state, x)[0] for x in (labelled, wrong))
+    assert float(jnp.abs(a - b).max()) > 1e-3
+
+
+def test_the_neutral_network_keeps_moving_averages_and_is_judged_by_them():
+    task = VAE(
+        encoder=models.NeutralEncoder(4, momentum=0.5),
+        decoder=models.NeutralDecoder((8, 8, 1), momentum=0.5),
+        latent_dim=4,
+        tx={"model": optax.sgd(0.0)},
+    )
+    image = jax.random.uniform(jax.random.key(0), (8, 8, 8, 1))
+    batch = {"image": image, "id": jnp.arange(8), "mask": jnp.ones(8)}
+    state = jax.jit(task.init)(jax.random.key(0), batch)
+    before = state.networks["model"].stats["batch_stats"]
+    assert set(before) == {"encoder", "decoder"}
+    step = jax.jit(task.train_step)
+    for _ in range(12):  # parameters stay: the averages tend to the batch's statistics
+        state, metrics = step(state, batch, jax.random.key(1))
+    after = state.networks["model"].stats["batch_stats"]
+    assert float(jnp.abs(after["encoder"]["BatchNorm_0"]["mean"]).max()) > 0
+    seen = jax.jit(task.predict)(inference_state(state), batch, jax.random.key(1))
+    np.testing.assert_allclose(seen["loss"].mean(), metrics.compute()["loss"], rtol=0.01)
+    assert "moving averages" in str(task.card())
+
+
+REFUSED = {
+    "of grey levels, in another range": (
+        {"task__likelihood": "gaussian", "data__transforms": "range(-1, 1)"},
+        r"needs images in \[0, 1\] \(for likelihood=gaussian\).*makes them \[-1, 1\]",
+    ),
+    "likelihood": ({"task__likelihood": "bernouli"}, 'did you mean "bernoulli"'),
+    "objective": ({"task__objective": "iwa"}, 'did you mean "iwae"'),
+    "beta of iwae": ({"task__objective": "iwae", "task__beta": 2.0}, "have none: set it to 1"),
+    "dreg of two layers": (
+        {"task__objective": "dreg", "task__second_latent_dim": 2}, "is for one layer of latents"
+    ),
+    "activation": ({"model__encoder__activation": "tahn"}, '"tahn"; did you mean "tanh"'),
+    "draws": ({"task__draws": 0}, "a whole number from 1 to"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_refused(name):
+    overrides, message = REFUSED[name]
+    config = make_config("vae")
+    with config.unlocked():
+        for key, default in (("objective", "elbo"), ("draws", 1), ("beta", 1.0)):
+            config.task[key] = default
+        config.task.likelihood, config.task.second_latent_dim = "bernoulli", 0
+        config.model.encoder.activation = "relu"
+        for key, value in overrides.items():
+            *path, last = key.split("__")
+            node = config
+            for part in path:
+                node = node[part]
+            node[last] = value
+    with pytest.raises(UserError, match=message):
+        Experiment(config)
+
+
+def test_a_conditional_model_needs_labels(tmp_path):
+    from PIL import Image
+
+    for i in range(4):
+        Image.new("L", (8, 8), 60 * i).save(tmp_path / f"{i}.png")
+    config = make_config("vae", data__source=str(tmp_path), data__split="train")
+    with config.unlocked():
+        config.task.conditional = True
+    with pytest.raises(UserError, match="conditional needs labels"):
+        Experiment(config)
