@@ -23,6 +23,7 @@ from aigc_jax.run.hosts import Hosts
 from aigc_jax.run.interval import Sums
 from aigc_jax.run.tensorboard import Events
 from aigc_jax.tasks.nonfinite import Guarded
+from aigc_jax.tasks.norms import Normed
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 
@@ -282,9 +283,9 @@ def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
     )
 
 
-def _check_finite(last: int, metrics: Any) -> None:
+def _check_finite(last: int, metrics: Normed) -> None:
     """`metrics` have a leading axis of steps, the last of which is `last`."""
-    for name, metric in vars(metrics).items():
+    for name, metric in vars(metrics.metrics).items():
         bad = np.argwhere(~np.isfinite(getattr(metric, "total", np.zeros(1))))
         if bad.size:
             step = last - len(metric.total) + 1 + int(bad[0][0])
