@@ -1,22 +1,24 @@
 """Evaluations: what a config's `evals` measure, each value with its protocol."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
+from aigc_jax.data.text_size import TextSize
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
+from aigc_jax.progress import bar
 from aigc_jax.resume import restore
+from aigc_jax.run.observe import echo
 from aigc_jax.run.report import write_report
+from aigc_jax.run.screen import evaluation_lines
 from aigc_jax.tasks.task import TrainState, inference_state
 
 Values = dict[str, float]
@@ -42,21 +44,34 @@ class Evaluation(NamedTuple):
 
 
 def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
-    """The means of the task's metrics over the split: masked sums and counts, divided once."""
+    """The means of the task's metrics over the split: masked sums and counts, divided once.
+
+    Of a text, where the task predicts every token of it, also bits per byte (`data/text_size.py`).
+    """
     feed = eval_feed(experiment, name)
     averaged = experiment.config.evals[name].parameters == "average"
     run = experiment.compile_eval(averaged)
     state = inference_state(experiment.abstract_run, averaged)
     empty = jax.eval_shape(experiment.eval_step, state, feed.at(0), {})
+    text = text_size_of(experiment, name)
+    more = text.bits if text else lambda loss: {}
 
     def evaluate(state: TrainState, beat: Beat) -> Values:
         total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
         for batch in progress(feed, name):
             total = run(state, total, feed.place(batch), {})
             beat()
-        return {metric: float(value) for metric, value in jax.device_get(total.compute()).items()}
+        found = {name: float(value) for name, value in jax.device_get(total.compute()).items()}
+        return {**found, **more(found.get("loss", 0.0))}
 
-    return tuple(jax.eval_shape(lambda total: total.compute(), empty)), evaluate
+    names = tuple(jax.eval_shape(lambda total: total.compute(), empty))
+    return (*names, *more(0.0)), evaluate
+
+
+def text_size_of(experiment: Experiment, name: str) -> TextSize | None:
+    """Of the text that an evaluation's loss is a code length of; None where it is none."""
+    every = getattr(experiment.task, "predicts_every_token", False)  # not every family has it
+    return experiment.eval_split(name).text_size if every else None
 
 
 def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
@@ -121,8 +136,7 @@ def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterato
 
 def progress(feed: EvalFeed, name: str) -> Iterable:
     """The batches, with a bar that shows the time that is left if they take more than seconds."""
-    off = not (is_lead() and sys.stderr.isatty())
-    return tqdm(feed, total=feed.count, desc=name, unit="batch", delay=5, leave=False, disable=off)
+    return bar(feed, total=feed.count, desc=name, unit="batch")
 
 
 def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
@@ -187,6 +201,7 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
     values = Evaluator(experiment, evaluations)(state, evaluations)
+    echo(evaluation_lines(int(state.step), values))
     report = make_report(int(state.step), values, evaluations)
     if is_lead():
         write_report(workdir, report)
@@ -209,6 +224,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
     config, data = experiment.config, experiment.eval_split(name)
     settings = config.evals[name]
     average = settings.parameters == "average" and config.train.ema_decay > 0
+    text = text_size_of(experiment, name)
     return {
         "type": settings.type,
         "data": f"{data.name}/{data.split}",
@@ -217,6 +233,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "precision": config.train.precision,
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
+        **({"text": text.card()} if text and settings.type == "mean" else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }

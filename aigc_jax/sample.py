@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from aigc_jax import rng
+from aigc_jax import progress, rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
@@ -60,8 +58,7 @@ class Sampler:
             rows: the other inputs of some samples, arrays with a row for each, by their numbers.
             beat: called after every chunk.
         """
-        show = is_lead() and sys.stderr.isatty()
-        with tqdm(total=num, unit="sample", delay=5, leave=False, disable=not show) as bar:
+        with progress.bar(total=num, desc="generating", unit="sample") as bar:
             for start in range(0, num, self.chunk):
                 ids = np.arange(start, start + self.chunk + self._padding, dtype=np.int32)
                 count = min(self.chunk, num - start)

@@ -21,9 +21,10 @@ from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, read_config, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.lock import Lock
-from aigc_jax.run.observe import check_evaluation, describe, echo
+from aigc_jax.run.observe import check_evaluation, echo
 from aigc_jax.run.report import write_report
 from aigc_jax.run.requests import Requests
+from aigc_jax.run.screen import evaluation_lines, parameter_table, time_line
 from aigc_jax.run.watch import Profile, Watch
 from aigc_jax.sample import make_sampler
 
@@ -127,7 +128,7 @@ def _train(
             clock.keep(workdir, step)
         if experiment.data.about:
             echo(f"data: {experiment.data.about}")
-        echo(observe.parameter_table(experiment.abstract_run))
+        echo(parameter_table(experiment.abstract_run))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
             done = step >= experiment.num_steps
@@ -190,7 +191,7 @@ def _train(
                     with clock("evaluation"):
                         results, results_step = evaluate(state, wanted), step
                     writer.scalars(step, results, "eval")
-                    echo(f"step {step}: evaluation {describe(results)}")
+                    echo(evaluation_lines(step, results))
                     check_evaluation(step, results, config.train.nonfinite)
                 if due("sample"):
                     with clock("sample"):
@@ -208,7 +209,7 @@ def _train(
             clock.mark(step)
             clock.close()
             writer.close()
-    echo(f"time: {describe(clock.shares())}")
+    echo(time_line(clock.shares()))
     if is_lead():
         write_report(workdir, {})
     return {

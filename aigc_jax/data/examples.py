@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aigc_jax import progress
 from aigc_jax.data.tokenizer import Tokenizer, tokenizer_of
 
 Arrays = dict[str, np.ndarray]
@@ -108,7 +109,8 @@ def of_text(texts: dict[str, str], tokenizer: str, identity: dict, about: str) -
     """
     made = tokenizer_of(tokenizer, texts.values())
     dtype = np.min_scalar_type(made.vocab_size - 1)
-    tokens = {split: made.encode(text, dtype) for split, text in texts.items()}
+    with progress.waiting("tokenising"):
+        tokens = {split: made.encode(text, dtype) for split, text in texts.items()}
     how = "as the files are named"
     if "" in tokens:
         whole, how = tokens[""], "cut in a row"

@@ -3,6 +3,7 @@
 import os
 import re
 
+from aigc_jax import progress
 from aigc_jax.data import encoding, folder
 from aigc_jax.data.examples import Source, of_text
 from aigc_jax.data.identity import Entry, identity, of_bytes
@@ -42,7 +43,7 @@ def source(path: str, tokenizer: str) -> Source:
     texts, entries = {}, {}
     for split, files in groups.items():
         parts = []
-        for file in files:
+        for file in progress.bar(files, desc=f"reading {split or 'texts'}", unit="file"):
             text, entries[file] = _read(os.path.join(path, file))
             parts.append(text)
         texts[split] = "\n".join(parts)

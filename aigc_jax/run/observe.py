@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and the console."""
+"""What a run tells: `metrics.jsonl`, TensorBoard, trackers, `environment.json`, the console."""
 
 import importlib.metadata
 import os
@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from aigc_jax import progress
 from aigc_jax.errors import UserError
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.parallel.seeds import of_all
+from aigc_jax.run import screen
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.hosts import Hosts
@@ -139,9 +140,9 @@ class Log:
         self._bar = tqdm(
             total=total,
             initial=step,
-            unit="step",
-            dynamic_ncols=True,
             disable=not (writer.active and sys.stderr.isatty()),
+            ncols=progress.columns(),
+            bar_format="{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt}",  # lines say the speed
         )
 
     def add(self, step: int, metrics: Any) -> None:
@@ -225,16 +226,8 @@ class Log:
         self._writer.scalars(step, {**values, **more, **self._speed, **shares, **hosts})
         if outlier:
             echo(f"step {step}: {outlier}")
-        if not self._bar.disable:
-            self._bar.set_postfix(
-                {k: f"{v:.4g}" for k, v in of_all(self.latest).items()}, refresh=False
-            )
-        elif self._writer.active:
-            line = f"step {step}/{self._total}: {describe({**values, **self._speed})}"
-            if self._speed:
-                left = (self._total - step) * self._speed["ms_per_step"] / 1000
-                line += f", {time.strftime('%H:%M:%S', time.gmtime(left))} left"
-            echo(line)
+        if self._writer.active:
+            echo(screen.train_line(step, self._total, values, self._speed))
 
     def _fetch(self, entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
         """The entries on the host. The run ends at a non-finite one, or counts it as left out."""
@@ -312,19 +305,6 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
-def parameter_table(state: Any) -> str:
-    """Every parameter's path, shape and size, network by network, with the sums."""
-    from clu import parameter_overview
-
-    tables = []
-    for name, network in state.networks.items():
-        overview = parameter_overview.get_parameter_overview(
-            network.params, include_stats=False, max_lines=60
-        )
-        tables.append(f"{name}\n{overview}")
-    return "\n".join(tables)
-
-
 def device_table(mesh: jax.sharding.Mesh, mode: str) -> str:
     """The devices and how the mesh uses them, on two lines."""
     kinds = {device.device_kind for device in mesh.devices.flat}
@@ -353,12 +333,7 @@ def _git_commit() -> str | None:
         return None
 
 
-def describe(values: dict[str, float]) -> str:
-    """`name 1.234, ...`"""
-    return ", ".join(f"{name} {value:.4g}" for name, value in of_all(values).items())
-
-
 def echo(line: str) -> None:
     """A line on the console, beside the progress bar; stdout is for results."""
     if is_lead():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(screen.paragraph(line), file=sys.stderr)
