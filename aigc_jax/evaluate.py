@@ -61,7 +61,8 @@ def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
         for batch in progress(feed, name):
             total = run(state, total, feed.place(batch), {})
             beat()
-        found = {name: float(value) for name, value in jax.device_get(total.compute()).items()}
+        computed = total.compute()  # in the order of the task; device_get sorts a dict
+        found = dict(zip(computed, map(float, jax.device_get([*computed.values()])), strict=True))
         return {**found, **more(found.get("loss", 0.0))}
 
     names = tuple(jax.eval_shape(lambda total: total.compute(), empty))

@@ -19,10 +19,11 @@ from aigc_jax.generate import writers
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
-from aigc_jax.run.observe import Writer
+from aigc_jax.run.observe import Writer, echo, show_text
 from aigc_jax.tasks.task import Settings, TrainState
 
 CHUNK = writers.PAGE  # samples made at once, on all devices together
+SHOWN_IN_TRAINING = 8  # lines of a text
 
 Inputs = Mapping[str, Any]
 Samples = dict[str, np.ndarray]
@@ -79,24 +80,33 @@ def make_sampler(
     experiment: Experiment, workdir: Path, writer: Writer, beat: Callable[[], None] = lambda: None
 ):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
-    TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
-    kind = experiment.task.kinds[0]
+    TensorBoard; of a model that reconstructs also `samples/STEP-reconstructions.png`. The noise is
+    the same every time: one sees the model change, not the noise."""
+    first, *others = experiment.task.kinds
+    kinds = {first: ""} | {k: f"-{k}" for k in others if k == "reconstructions"}
     prepare = experiment.compile_inference()
-    seed, settings = experiment.config.seed, Settings(kind, max_new_tokens=300)
+    seed = experiment.config.seed
     text = {"temperature": 0.8, "top_k": 0, "top_p": 1.0}
     # Compiled once, for all steps.
-    make, _ = sample_chunks(experiment, settings, 0, seed, "", text)
+    makers = {
+        kind: sample_chunks(experiment, Settings(kind, max_new_tokens=300), 0, seed, "", text)[0]
+        for kind in kinds
+    }
 
     def sample(state: TrainState) -> None:
-        samples = gather(make(prepare(state), beat))
-        if is_lead():
-            step = int(state.step)
-            stem, decode = workdir / "samples" / str(step), decoder(experiment.data.tokenizer)
-            _, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
-            if isinstance(shown, str):
-                writer.text(step, kind, shown)
-            else:
-                writer.image(step, kind, shown)
+        step, prepared = int(state.step), prepare(state)
+        for kind, ending in kinds.items():
+            samples = gather(makers[kind](prepared, beat))
+            if is_lead():
+                stem = workdir / "samples" / f"{step}{ending}"
+                decode = decoder(experiment.data.tokenizer)
+                path, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
+                echo(f"step {step}: {kind} in {path}")
+                if isinstance(shown, str):
+                    show_text(shown, most=SHOWN_IN_TRAINING)
+                    writer.text(step, kind, shown)
+                else:
+                    writer.image(step, kind, shown)
 
     return sample
 
@@ -173,6 +183,7 @@ def generate(
         result |= {"path": files[0], "paths": files}
         if isinstance(shown, str):
             result["text"] = shown
+            show_text(shown)
     return result
 
 

@@ -15,8 +15,9 @@ from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.progress import waiting
 from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
-from aigc_jax.run import goodput, observe
+from aigc_jax.run import goodput, observe, trackers
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, read_config, write_json
 from aigc_jax.run.goodput import Clock
@@ -43,6 +44,7 @@ FREE_KEYS = (
     "train.nonfinite",
     "train.profile",
     "train.stall_seconds",
+    "train.trackers",
     "train.steps_per_call",
     "train.eval_every",
     *(f"train.{event}_every" for event in EVENTS),
@@ -77,11 +79,12 @@ def train(
         with clock("start"):
             check_writable_directory(workdir)
             experiment = Experiment(config)
+            names = trackers.names(experiment.config.train.trackers) if is_lead() else []
             check_same_run(workdir, experiment.config, force)
             lock = held.enter_context(Lock(workdir))
             held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
             profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(experiment, workdir, clock, lock, profile, executable, force)
+        return _train(experiment, workdir, clock, lock, profile, executable, force, names)
 
 
 def _train(
@@ -92,6 +95,7 @@ def _train(
     profile: Profile,
     executable: Path | None,
     force: bool,
+    tracked: list[str],
 ) -> dict[str, Any]:
     config = experiment.config
     with clock("start"):
@@ -109,7 +113,8 @@ def _train(
         state, begun = None, None
         if checkpoints.steps():
             check_same_data(experiment, checkpoints.meta(), force)
-            state = restore_newest(experiment, checkpoints)
+            with waiting("reading the checkpoint"):
+                state = restore_newest(experiment, checkpoints)
         resumed = state is not None
         if resumed:
             begun = (checkpoints.meta(int(state.step)) or {}).get("interval")
@@ -122,7 +127,10 @@ def _train(
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
         evaluate = Evaluator(experiment, evaluations, clock.beat)
-        writer = observe.Writer(workdir, active=is_lead())
+        # Those of a run that has nothing more to do are not opened.
+        tracked = tracked if step < experiment.num_steps else []
+        hparams = flatten(as_json(config))
+        writer = observe.Writer(workdir, is_lead(), hparams, tracked)
         sample = make_sampler(experiment, workdir, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(workdir, step)
@@ -150,7 +158,7 @@ def _train(
 
     def save() -> None:
         nonlocal saved
-        with clock("checkpoint"):
+        with clock("checkpoint"), waiting("saving a checkpoint"):
             found = results if results_step == step else None
             checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
@@ -169,7 +177,7 @@ def _train(
                 profile.at(step)
                 with clock("data"):
                     placed = feed.place([next(feeds) for _ in range(count)])
-                with clock("compile") if step == first else contextlib.nullcontext():
+                with first_step(clock) if step == first else contextlib.nullcontext():
                     state, metrics = run(state, placed, feed.resident)
                     if step == first:
                         jax.block_until_ready(metrics)
@@ -204,7 +212,7 @@ def _train(
         finally:
             feeds.close()
             log.close()
-            with clock("checkpoint"):
+            with clock("checkpoint"), waiting("saving the checkpoint"):
                 checkpoints.close()
             clock.mark(step)
             clock.close()
@@ -219,6 +227,13 @@ def _train(
         "metrics": {**log.latest, **results},
         "goodput": goodput.report(workdir),
     }
+
+
+@contextlib.contextmanager
+def first_step(clock: Clock):
+    """The first step of a process is mostly compilation."""
+    with clock("compile"), waiting("compiling the step"):
+        yield
 
 
 def check_writable_directory(workdir: Path) -> None:
@@ -268,7 +283,7 @@ def check_same_run(workdir: Path, config: Config, force: bool) -> None:
             "take another --workdir, or go on with --resume=force"
         )
     if is_lead() and not force:
-        for name in ("config.json", "metrics.jsonl", "goodput.jsonl"):
+        for name in ("config.json", "metrics.jsonl", "goodput.jsonl", "trackers.json"):
             (workdir / name).unlink(missing_ok=True)
 
 

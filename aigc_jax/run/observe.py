@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.hosts import Hosts
 from aigc_jax.run.interval import Sums
-from aigc_jax.run.tensorboard import Events
+from aigc_jax.run.tensorboard import Events, directory
+from aigc_jax.run.trackers import Trackers
 from aigc_jax.tasks.nonfinite import Guarded
 from aigc_jax.tasks.norms import Normed
 
@@ -36,13 +37,29 @@ class Writer:
     checkpoint are written again, with the same values; readers keep the last line of a step.
     """
 
-    def __init__(self, workdir: Path, active: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        active: bool,
+        hparams: Mapping[str, Any] | None = None,
+        tracked: Sequence[str] = (),
+    ):
+        """
+        Args:
+            workdir: exists.
+            active: whether this process writes.
+            hparams: every key of the config and its value, for TensorBoard and trackers.
+            tracked: the trackers, see `trackers.names`.
+        """
         self.workdir = workdir
         self.active = active
         if active:
             with writing(workdir):
-                self._events = Events(workdir / "tensorboard")
+                self._events = Events(directory(workdir))
                 self._jsonl = open_lines(workdir / "metrics.jsonl")
+                if hparams:
+                    self._events.hparams(hparams)
+            self._trackers = Trackers(list(tracked), workdir, _simple(hparams or {}), echo)
 
     def scalars(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """One line of `metrics.jsonl` and as many TensorBoard points.
@@ -57,6 +74,7 @@ class Writer:
             with writing(self.workdir):
                 self._jsonl.write(line)
                 self._events.scalars(step, values)
+            self._trackers.scalars(step, values)
 
     def last(self, name: str, step: int) -> float:
         """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
@@ -73,12 +91,14 @@ class Writer:
         if self.active:
             with writing(self.workdir):
                 self._events.image(step, name, pixels)
+            self._trackers.image(step, name, pixels)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown as it is."""
         if self.active:
             with writing(self.workdir):
                 self._events.text(step, name, f"```\n{text}\n```")
+            self._trackers.text(step, name, text)
 
     def flush(self) -> None:
         """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
@@ -93,6 +113,13 @@ class Writer:
             with writing(self.workdir):
                 self._jsonl.close()
                 self._events.close()
+            with progress.waiting("waiting for the trackers"):
+                self._trackers.close()
+
+
+def _simple(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, switches and texts as they are; what else there is as text."""
+    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
 
 
 MAX_IN_A_ROW = 100  # steps left out before a run is given up: one bad batch is no divergence
@@ -331,6 +358,16 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def show_text(text: str, most: int = 100) -> None:
+    """A generated text on the console, its first lines, as it is: what a terminal would obey is
+    escaped, and nothing else changed."""
+    lines = screen.shown_text(text).split("\n")
+    if is_lead():
+        tqdm.write("\n".join(lines[:most]), file=sys.stderr)
+        if len(lines) > most:
+            tqdm.write(f"... ({len(lines) - most:,} more lines)", file=sys.stderr)
 
 
 def echo(line: str) -> None:
