@@ -122,7 +122,9 @@ def test_trackio(twice, tmp_path):
 def test_one_that_is_not_installed_is_said_at_the_start(monkeypatch):
     assert trackers.names("") == []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'mlflow is not installed; run: pip install "aigc-jax\[tra'):
+    with pytest.raises(
+        UserError, match=r'mlflow is not installed; run: pip install "aigc-jax\[tra'
+    ):
         trackers.names("mlflow, wandb")
 
 
