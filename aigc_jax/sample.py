@@ -101,7 +101,7 @@ def make_sampler(
                 stem = workdir / "samples" / f"{step}{ending}"
                 decode = decoder(experiment.data.tokenizer)
                 path, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
-                echo(f"step {step}: {kind} in {path}")
+                echo(f"step {step}: {kind} in {path.relative_to(workdir)}")
                 if isinstance(shown, str):
                     show_text(shown, most=SHOWN_IN_TRAINING)
                     writer.text(step, kind, shown)
