@@ -4,7 +4,6 @@ Nothing is shown where stderr is no terminal, nor by processes beside the first.
 """
 
 import contextlib
-import os
 import shutil
 import sys
 import threading
@@ -19,6 +18,8 @@ WIDTH = 99  # columns, at most
 def bar(iterable: Iterable | None = None, *, desc: str, unit: str, total: int | None = None) -> Any:
     """tqdm's bar: an iterable that shows how far it is, or without one what `update` tells.
 
+    It is drawn every second, also while nothing is done: the first batch may take long.
+
     Args:
         iterable: what to go through.
         desc: what is being done.
@@ -27,7 +28,13 @@ def bar(iterable: Iterable | None = None, *, desc: str, unit: str, total: int | 
     """
     from tqdm import tqdm
 
-    return tqdm(
+    class Bar(tqdm):
+        def close(self):
+            closed.set()
+            super().close()
+
+    closed = threading.Event()
+    made = Bar(
         iterable,
         desc=desc,
         unit=f" {unit}",
@@ -39,6 +46,22 @@ def bar(iterable: Iterable | None = None, *, desc: str, unit: str, total: int | 
         ncols=columns(),
         disable=not shown(),
     )
+
+    def draw() -> None:
+        if closed.wait(DELAY):
+            return
+        while True:
+            with made.get_lock():
+                if closed.is_set():
+                    return
+                made.last_print_t = time.time()  # so `close` knows that there is something to clear
+                made.refresh(nolock=True)
+            if closed.wait(1.0):
+                return
+
+    if not made.disable:
+        threading.Thread(target=draw, daemon=True, name="progress").start()
+    return made
 
 
 @contextlib.contextmanager
@@ -73,8 +96,10 @@ def waiting(what: str) -> Iterator[None]:
 
 def shown() -> bool:
     """Whether somebody watches: stderr is a terminal, and this is the first process."""
-    first = os.environ.get("JAX_PROCESS_ID") or os.environ.get("SLURM_PROCID") or "0"
-    return first == "0" and sys.stderr is not None and sys.stderr.isatty()
+    if sys.stderr is None or not sys.stderr.isatty():
+        return False
+    jax = sys.modules.get("jax")  # whoever has not imported it is alone
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def columns() -> int:

@@ -113,8 +113,7 @@ def _train(
         state, begun = None, None
         if checkpoints.steps():
             check_same_data(experiment, checkpoints.meta(), force)
-            with waiting("reading the checkpoint"):
-                state = restore_newest(experiment, checkpoints)
+            state = restore_newest(experiment, checkpoints)
         resumed = state is not None
         if resumed:
             begun = (checkpoints.meta(int(state.step)) or {}).get("interval")

@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
     return days + (f" {hours % 24} h" if hours % 24 else "")
 
 
-def size(num_bytes: float) -> str:
+def size(num_bytes: int) -> str:
     """`4.3 MB`."""
     value, unit = float(num_bytes), 0
     while value >= 999.5 and unit < 4:

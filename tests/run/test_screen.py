@@ -56,7 +56,7 @@ def test_every_line_fits(family, data):
     ],
 )
 def test_times_in_words(seconds, words):
-    assert screen.duration(seconds) == words
+    assert screen.duration(float(seconds)) == words
 
 
 @given(st.floats(0, 1e9))
@@ -83,7 +83,7 @@ def test_a_time_in_words_is_right_to_its_smallest_unit(seconds):
     ],
 )
 def test_speeds(value, unit, words):
-    assert screen.speed(value, unit) == words
+    assert screen.speed(float(value), unit) == words
 
 
 def test_a_text_stays_as_it_is_but_a_terminal_does_not_obey_it():

@@ -9,7 +9,8 @@ from runs import make_config, trained
 
 from aigc_jax.experiment import Experiment
 from aigc_jax.tasks import norms
-from aigc_jax.tasks.step import update_network
+from aigc_jax.tasks.causal_lm import LMMetrics
+from aigc_jax.tasks.step import collect, update_network
 from aigc_jax.tasks.task import Network, TrainState
 
 PARAMS = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[12.0]], jnp.bfloat16)}
@@ -30,7 +31,7 @@ def test_a_step_leaves_the_mean_over_its_updates_and_the_state_as_it_was(times):
     for number in range(1, times + 1):
         grads = {"w": jnp.array([3.0, 4.0]) * number}
         begun = update_network(begun, grads, {}, tx, 0.0)
-    after, metrics = norms.end(state.replace(networks={"model": begun}), None)
+    after, metrics = norms.end(state.replace(networks={"model": begun}), collect(LMMetrics))
     found = metrics.norms["model"]
     assert float(found["gradient_norm"].compute()) == pytest.approx(5.0 * (times + 1) / 2)
     assert float(found["update_norm"].compute()) == pytest.approx(0.5)  # clipped to 1, times 0.5
