@@ -77,11 +77,14 @@ def text_size_of(experiment: Experiment, name: str) -> TextSize | None:
 
 def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
     """How the examples of the split spread: of each value that the task predicts for an example
-    its mean, the mean's standard error, and the 5th, 50th and 95th percentile."""
+    its mean, the mean's standard error, and the 5th, 50th and 95th percentile. Of a text bits per
+    byte, as `mean`: the examples are of one length."""
     feed = eval_feed(experiment, name)
     state = inference_state(experiment.abstract_run)
     shapes = jax.eval_shape(lambda s, f: predict(experiment, s, f)[0], state, feed.at(0))
     names = [n for n, x in shapes.items() if x.ndim == 1]
+    text = text_size_of(experiment, name)
+    more = text.bits if text else lambda loss: {}
     summaries: dict[str, Callable[[np.ndarray], Any]] = {
         "mean": np.mean,
         "standard_error": lambda x: np.std(x, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan,
@@ -97,9 +100,10 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
             for n in names:
                 parts[n].append(values[n])
         columns = {n: np.concatenate(part).astype(np.float64) for n, part in parts.items()}
-        return {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+        found = {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+        return {**found, **more(found.get("loss_mean", 0.0))}
 
-    return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
+    return (*(f"{n}_{s}" for n in names for s in summaries), *more(0.0)), evaluate
 
 
 EVALUATIONS = {"mean": mean, "per_example": per_example}
@@ -234,15 +238,20 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "precision": config.train.precision,
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
-        **({"text": text.card()} if text and settings.type == "mean" else {}),
+        **({"text": text.card()} if text else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }
 
 
+def metric_names(evaluations: dict[str, Evaluation]) -> list[str]:
+    """`EVALUATION/METRIC` of every value."""
+    return [f"{e}/{m}" for e, found in evaluations.items() for m in found.metrics]
+
+
 def check_best(config: Config, evaluations: dict[str, Evaluation]) -> None:
     """`config.train.best` is empty or a value of these evaluations; else a `UserError`."""
-    names = [f"{e}/{m}" for e, found in evaluations.items() for m in found.metrics]
+    names = metric_names(evaluations)
     if config.train.best and best_metric(config.train.best)[0] not in names:
         raise UserError(
             f'config.train.best="{config.train.best}" is no metric of this run; there are '

@@ -12,7 +12,7 @@ from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
+from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.progress import waiting
@@ -129,7 +129,8 @@ def _train(
         # Those of a run that has nothing more to do are not opened.
         tracked = tracked if step < experiment.num_steps else []
         hparams = flatten(as_json(config))
-        writer = observe.Writer(workdir, is_lead(), hparams, tracked)
+        judged = metric_names(evaluations)
+        writer = observe.Writer(workdir, is_lead(), hparams, tracked, judged)
         sample = make_sampler(experiment, workdir, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(workdir, step)

@@ -43,6 +43,7 @@ class Writer:
         active: bool,
         hparams: Mapping[str, Any] | None = None,
         tracked: Sequence[str] = (),
+        metrics: Sequence[str] = (),
     ):
         """
         Args:
@@ -50,6 +51,7 @@ class Writer:
             active: whether this process writes.
             hparams: every key of the config and its value, for TensorBoard and trackers.
             tracked: the trackers, see `trackers.names`.
+            metrics: what a run is judged by, for TensorBoard's table of hyperparameters.
         """
         self.workdir = workdir
         self.active = active
@@ -58,7 +60,7 @@ class Writer:
                 self._events = Events(directory(workdir))
                 self._jsonl = open_lines(workdir / "metrics.jsonl")
                 if hparams:
-                    self._events.hparams(hparams)
+                    self._events.hparams(hparams, metrics)
             self._trackers = Trackers(list(tracked), workdir, _simple(hparams or {}), echo)
 
     def scalars(self, step: int, values: dict[str, float], phase: str = "train") -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,17 @@ class Events:
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._add(step, Summary(value=points))
 
-    def hparams(self, values: Mapping[str, Any]) -> None:
-        """The hyperparameters, for the tab HPARAMS and, as a table, the tab TEXT."""
+    def hparams(self, values: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
+        """The hyperparameters, for the tab HPARAMS and, as a table, the tab TEXT.
+
+        Args:
+            values: by name.
+            metrics: the curves whose values the tab shows beside them.
+        """
         from tensorboardX import summary
 
         shown = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in values.items()}
-        for part in summary.hparams(shown, {}):
+        for part in summary.hparams(shown, dict.fromkeys(metrics)):
             self._add(0, part)
         rows = [f"| `{name}` | {_cell(value)} |" for name, value in shown.items()]
         self.text(0, "config", "\n".join(["| key | value |", "| --- | --- |", *rows]))

@@ -80,18 +80,20 @@ def test_a_run_is_named_by_its_folder_and_an_old_one_goes_on_where_it_began(tmp_
 
 def test_hyperparameters(tmp_path):
     values = {"seed": 0, "task.name": "vae", "train.freeze": (), "data.stratify": True, "a": "x|y"}
-    writer = Writer(tmp_path, active=True, hparams=values)
+    writer = Writer(tmp_path, active=True, hparams=values, metrics=["eval/loss"])
     writer.close()
     (path,) = tmp_path.glob("events*")
     _, *parts, text = read(path)
-    found = {}
+    found, metrics = {}, []
     for part in parts:
         value = part.summary.value[0]
         assert value.metadata.plugin_data.plugin_name == "hparams"
         data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        metrics += [info.name.tag for info in data.experiment.metric_infos]
         for name, hparam in data.session_start_info.hparams.items():
             found[name] = getattr(hparam, hparam.WhichOneof("kind"))
     assert found == {**values, "train.freeze": "()"}
+    assert metrics == ["eval/loss"]
     table = text.summary.value[0].tensor.string_val[0].decode()
     assert "| `task.name` | `vae` |" in table
     assert "| `a` | `x\\|y` |" in table

@@ -5,11 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from clu import metrics as clu_metrics
 from runs import make_config, trained
 
 from aigc_jax.experiment import Experiment
+from aigc_jax.run.interval import Sums
 from aigc_jax.tasks import norms
 from aigc_jax.tasks.causal_lm import LMMetrics
+from aigc_jax.tasks.norms import Normed
 from aigc_jax.tasks.step import collect, update_network
 from aigc_jax.tasks.task import Network, TrainState
 
@@ -74,3 +77,20 @@ def test_the_same_norms_however_it_is_run(how):
     for a, b in zip(plain, other, strict=True):
         for name in ("gradient_norm/model", "update_norm/model"):
             assert b[name] == pytest.approx(a[name], rel=1e-3), name
+
+
+def test_a_mean_that_older_code_began_goes_on():
+    """Its checkpoints hold the sums of an interval without the norms."""
+
+    def step(loss, norm):
+        average = lambda x: clu_metrics.Average(np.float32([x]), np.int32([1]))  # noqa: E731
+        metrics = LMMetrics.empty().replace(**{n: average(loss) for n in vars(LMMetrics.empty())})
+        return metrics, Normed(metrics, {"model": {name: average(norm) for name in norms.NAMES}})
+
+    older = Sums()
+    older.add([(1, step(2.0, 0.0)[0])])
+    newer = Sums(older.to_json())
+    newer.add([(2, step(4.0, 7.0)[1])])
+    means = newer.means()
+    assert means["loss"] == 3.0
+    assert means["gradient_norm/model"] == means["update_norm/model"] == 7.0
