@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 from clu import metrics as clu_metrics
+from test_tensorboard import read
 
+import aigc_jax
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.observe import Log, Writer
 from aigc_jax.tasks.norms import Normed
@@ -83,3 +85,28 @@ def test_every_interval_takes_as_long_as_its_steps(
         assert lines[[x["step"] for x in lines].index(step)]["images_per_second"] == (
             pytest.approx(8 * 1000 / ms)
         )
+
+
+def test_what_a_run_logs_is_read_in_python_and_in_tensorboard(undisturbed):
+    workdir = undisturbed / "whole"
+    rows = aigc_jax.load(workdir).metrics()
+    trained = [row for row in rows if row["phase"] == "train"]
+    evaluated = [row for row in rows if row["phase"] == "eval"]
+    names = {"step", "wall_time", "loss", "kl", "learning_rate/model"}
+    names |= {"gradient_norm/model", "update_norm/model"}
+    assert all(names <= row.keys() for row in trained)
+    assert all("eval/loss" in row and "loss" not in row for row in evaluated)
+    assert [row["step"] for row in trained] == sorted({row["step"] for row in trained})
+    curves, pictures = {}, set()
+    (path,) = workdir.glob("events.out.tfevents.*")
+    for event in read(path):
+        for value in event.summary.value:
+            if value.HasField("simple_value"):
+                curves.setdefault(event.step, {})[value.tag] = value.simple_value
+            elif value.HasField("image"):
+                pictures.add(value.tag)
+    for row in rows:
+        for name, value in row.items():
+            if name not in ("step", "phase", "wall_time"):
+                assert curves[row["step"]][name] == pytest.approx(value, rel=1e-6), name
+    assert pictures == {"samples", "reconstructions"}
