@@ -55,7 +55,7 @@ class Metrics(clu_metrics.Collection):
 
 @pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
 @pytest.mark.parametrize("every", [1, 5])
-@pytest.mark.parametrize("stops", [{10}, {7, 8, 14}, {3, 5, 11, 19, 20}], ids=str)
+@pytest.mark.parametrize("stops", [(10,), (7, 8, 14), (3, 5, 11, 19, 20)], ids=str)
 def test_every_interval_takes_as_long_as_its_steps(
     monkeypatch, tmp_path, every, stops, asynchronous
 ):

@@ -11,10 +11,10 @@ from runs import make_config, trained
 from aigc_jax.experiment import Experiment
 from aigc_jax.run.interval import Sums
 from aigc_jax.tasks import norms
-from aigc_jax.tasks.causal_lm import LMMetrics
 from aigc_jax.tasks.norms import Normed
 from aigc_jax.tasks.step import collect, update_network
 from aigc_jax.tasks.task import Network, TrainState
+from aigc_jax.tasks.vae import VAEMetrics
 
 PARAMS = {"a": jnp.array([3.0, 4.0]), "b": jnp.array([[12.0]], jnp.bfloat16)}
 
@@ -34,7 +34,7 @@ def test_a_step_leaves_the_mean_over_its_updates_and_the_state_as_it_was(times):
     for number in range(1, times + 1):
         grads = {"w": jnp.array([3.0, 4.0]) * number}
         begun = update_network(begun, grads, {}, tx, 0.0)
-    after, metrics = norms.end(state.replace(networks={"model": begun}), collect(LMMetrics))
+    after, metrics = norms.end(state.replace(networks={"model": begun}), collect(VAEMetrics))
     found = metrics.norms["model"]
     assert float(found["gradient_norm"].compute()) == pytest.approx(5.0 * (times + 1) / 2)
     assert float(found["update_norm"].compute()) == pytest.approx(0.5)  # clipped to 1, times 0.5
@@ -84,7 +84,9 @@ def test_a_mean_that_older_code_began_goes_on():
 
     def step(loss, norm):
         average = lambda x: clu_metrics.Average(np.float32([x]), np.int32([1]))  # noqa: E731
-        metrics = LMMetrics.empty().replace(**{n: average(loss) for n in vars(LMMetrics.empty())})
+        metrics = collect(
+            VAEMetrics, **dict.fromkeys(("loss", "reconstruction", "kl"), average(loss))
+        )
         return metrics, Normed(metrics, {"model": {name: average(norm) for name in norms.NAMES}})
 
     older = Sums()
