@@ -1,15 +1,14 @@
 """Evaluations: what a config's `evals` measure, each value with its protocol."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
+from aigc_jax.data.text_size import TextSize
 from aigc_jax.distribution import distribution
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.evaluate_likelihood import importance_sampled
@@ -17,9 +16,12 @@ from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
+from aigc_jax.progress import bar
 from aigc_jax.reconstructions import reconstructions
 from aigc_jax.resume import restore
+from aigc_jax.run.observe import echo
 from aigc_jax.run.report import write_report
+from aigc_jax.run.screen import evaluation_lines
 from aigc_jax.tasks.task import TrainState, inference_state
 
 Values = dict[str, float]
@@ -45,30 +47,47 @@ class Evaluation(NamedTuple):
 
 
 def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
-    """The means of the task's metrics over the split: masked sums and counts, divided once."""
+    """The means of the task's metrics over the split: masked sums and counts, divided once.
+
+    Of a text, where the task predicts every token of it, also bits per byte (`data/text_size.py`).
+    """
     feed = eval_feed(experiment, name)
     averaged = experiment.config.evals[name].parameters == "average"
     run = experiment.compile_eval(averaged)
     state = inference_state(experiment.abstract_run, averaged)
     empty = jax.eval_shape(experiment.eval_step, state, feed.at(0), {})
+    text = text_size_of(experiment, name)
+    more = text.bits if text else lambda loss: {}
 
     def evaluate(state: TrainState, beat: Beat) -> Values:
         total = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty)
         for batch in progress(feed, name):
             total = run(state, total, feed.place(batch), {})
             beat()
-        return {metric: float(value) for metric, value in jax.device_get(total.compute()).items()}
+        computed = total.compute()  # in the order of the task; device_get sorts a dict
+        found = dict(zip(computed, map(float, jax.device_get([*computed.values()])), strict=True))
+        return {**found, **more(found.get("loss", 0.0))}
 
-    return tuple(jax.eval_shape(lambda total: total.compute(), empty)), evaluate
+    names = tuple(jax.eval_shape(lambda total: total.compute(), empty))
+    return (*names, *more(0.0)), evaluate
+
+
+def text_size_of(experiment: Experiment, name: str) -> TextSize | None:
+    """Of the text that an evaluation's loss is a code length of; None where it is none."""
+    every = getattr(experiment.task, "predicts_every_token", False)  # not every family has it
+    return experiment.eval_split(name).text_size if every else None
 
 
 def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
     """How the examples of the split spread: of each value that the task predicts for an example
-    its mean, the mean's standard error, and the 5th, 50th and 95th percentile."""
+    its mean, the mean's standard error, and the 5th, 50th and 95th percentile. Of a text bits per
+    byte, as `mean`: the examples are of one length."""
     feed = eval_feed(experiment, name)
     state = inference_state(experiment.abstract_run)
     shapes = jax.eval_shape(lambda s, f: predict(experiment, s, f)[0], state, feed.at(0))
     names = [n for n, x in shapes.items() if x.ndim == 1]
+    text = text_size_of(experiment, name)
+    more = text.bits if text else lambda loss: {}
     summaries: dict[str, Callable[[np.ndarray], Any]] = {
         "mean": np.mean,
         "standard_error": lambda x: np.std(x, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan,
@@ -84,9 +103,10 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
             for n in names:
                 parts[n].append(values[n])
         columns = {n: np.concatenate(part).astype(np.float64) for n, part in parts.items()}
-        return {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+        found = {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+        return {**found, **more(found.get("loss_mean", 0.0))}
 
-    return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
+    return (*(f"{n}_{s}" for n in names for s in summaries), *more(0.0)), evaluate
 
 
 def likelihood(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable, dict]:
@@ -136,8 +156,7 @@ def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterato
 
 def progress(feed: EvalFeed, name: str) -> Iterable:
     """The batches, with a bar that shows the time that is left if they take more than seconds."""
-    off = not (is_lead() and sys.stderr.isatty())
-    return tqdm(feed, total=feed.count, desc=name, unit="batch", delay=5, leave=False, disable=off)
+    return bar(feed, total=feed.count, desc=name, unit="batch")
 
 
 def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
@@ -203,6 +222,7 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
     values = Evaluator(experiment, evaluations)(state, evaluations)
+    echo(evaluation_lines(int(state.step), values))
     report = make_report(int(state.step), values, evaluations)
     if is_lead():
         write_report(workdir, report)
@@ -225,6 +245,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
     config, data = experiment.config, experiment.eval_split(name)
     settings = config.evals[name]
     average = settings.parameters == "average" and config.train.ema_decay > 0
+    text = text_size_of(experiment, name)
     return {
         "type": settings.type,
         "data": f"{data.name}/{data.split}",
@@ -233,14 +254,20 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "precision": config.train.precision,
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
+        **({"text": text.card()} if text else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }
 
 
+def metric_names(evaluations: dict[str, Evaluation]) -> list[str]:
+    """`EVALUATION/METRIC` of every value."""
+    return [f"{e}/{m}" for e, found in evaluations.items() for m in found.metrics]
+
+
 def check_best(config: Config, evaluations: dict[str, Evaluation]) -> None:
     """`config.train.best` is empty or a value of these evaluations; else a `UserError`."""
-    names = [f"{e}/{m}" for e, found in evaluations.items() for m in found.metrics]
+    names = metric_names(evaluations)
     if config.train.best and best_metric(config.train.best)[0] not in names:
         raise UserError(
             f'config.train.best="{config.train.best}" is no metric of this run; there are '

@@ -24,8 +24,10 @@ from aigc_jax.parallel import seeds
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import batch_sharding, check_memory, replicated, state_shardings
+from aigc_jax.tasks import norms
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
+from aigc_jax.tasks.norms import Normed
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
 
 
@@ -111,7 +113,7 @@ class Experiment:
 
     def train_step(
         self, state: TrainState, feed: dict, resident: dict, axis: str | None = None
-    ) -> tuple[TrainState, Metrics | Guarded]:
+    ) -> tuple[TrainState, Normed | Guarded]:
         """One training step from what `feed` delivers. Pure: `jax.vmap` over states with different
         seeds, each with its own feed, is several runs in one program."""
         key = rng.step_key(state.seed, "data", state.step)
@@ -121,7 +123,8 @@ class Experiment:
         batch = preprocess.preprocess(self.config.data, feed, key, ids, train=True)
         key = rng.step_key(state.seed, "train", state.step)
         with layout.fsdp_min_size(self.config.parallel.fsdp_min_size):
-            new, metrics = self.task.train_step(state, batch, key, axis)
+            new, metrics = self.task.train_step(norms.begin(state), batch, key, axis)
+        new, metrics = norms.end(new, metrics)
         policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
         policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
         return policy(state, new, metrics, axis)

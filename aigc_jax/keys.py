@@ -37,6 +37,7 @@ class Key(NamedTuple):
 Table = dict[str, Key]
 
 MAX_SIDE = 8192  # of an image; one takes 200 MB
+_TRACKERS = {"", "wandb", "mlflow", "trackio"}
 DURATION_FORM = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(steps?|epochs?|examples?|)\s*")
 
 
@@ -59,6 +60,10 @@ DURATION = Kind(
     'a duration, e.g. "300 steps", "20 epochs", "60000 examples" or "never"', _is_duration
 )
 LENGTH = Kind('a duration above 0, e.g. "300 steps", "20 epochs" or "60000 examples"', _is_length)
+TRACKERS = Kind(
+    'some of wandb, mlflow and trackio, with commas between, or ""',
+    lambda x: isinstance(x, str) and {t.strip() for t in x.split(",")} <= _TRACKERS,
+)
 WINDOW = Kind('steps to record, e.g. "100:110", or ""', _is_window)
 BATCH = Range(1, 2**24, "[]", whole=True)
 FEW = Range(1, 2**16, "[]", whole=True)
@@ -98,7 +103,8 @@ TRAIN: Table = {
     "nonfinite": Key(
         "stop", "at a NaN or infinity; or skip: leave the step's update out", one_of("stop", "skip")
     ),
-    "profile": Key("", '"START:STOP" steps, to WORKDIR/tensorboard; SIGUSR1: the next 10', WINDOW),
+    "trackers": Key("", "wandb, mlflow, trackio: some of these get the metrics too", TRACKERS),
+    "profile": Key("", '"START:STOP" steps, for TensorBoard; SIGUSR1: the next 10', WINDOW),
     "stall_seconds": Key(
         900,
         "of silence until the stacks are shown; 0: only on SIGUSR2",

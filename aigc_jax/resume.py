@@ -17,6 +17,7 @@ from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
+from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.task import TrainState
@@ -121,9 +122,10 @@ def restore_newest(
         statistics = found.get(path.replace("/ema_stats/", "/stats/"))
         return None if "/ema_stats/" not in path or statistics is None else statistics.copy()
 
-    return checkpoints.restore(
-        experiment.abstract_state, step, set_aside=not checkpoints.read_only, missing=missing
-    )
+    with waiting("reading the checkpoint"):
+        return checkpoints.restore(
+            experiment.abstract_state, step, set_aside=not checkpoints.read_only, missing=missing
+        )
 
 
 def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from aigc_jax import rng
+from aigc_jax import progress, rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
@@ -22,11 +20,12 @@ from aigc_jax.generate.pictures import COLUMNS
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
-from aigc_jax.run.observe import Writer
+from aigc_jax.run.observe import Writer, echo, show_text
 from aigc_jax.tasks.task import Settings, TrainState
 
 CHUNK = writers.PAGE  # samples made at once, on all devices together
 FROM_DATA = ("reconstructions", "traversal")  # kinds that are made from held-out images
+SHOWN_IN_TRAINING = 8  # lines of a text
 
 Inputs = Mapping[str, Any]
 Samples = dict[str, np.ndarray]
@@ -62,8 +61,7 @@ class Sampler:
             rows: the other inputs of some samples, arrays with a row for each, by their numbers.
             beat: called after every chunk.
         """
-        show = is_lead() and sys.stderr.isatty()
-        with tqdm(total=num, unit="sample", delay=5, leave=False, disable=not show) as bar:
+        with progress.bar(total=num, desc="generating", unit="sample") as bar:
             for start in range(0, num, self.chunk):
                 ids = np.arange(start, start + self.chunk + self._padding, dtype=np.int32)
                 count = min(self.chunk, num - start)
@@ -84,26 +82,35 @@ def make_sampler(
     experiment: Experiment, workdir: Path, writer: Writer, beat: Callable[[], None] = lambda: None
 ):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
-    TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
+    TensorBoard; of a model that reconstructs also `samples/STEP-reconstructions.png`. The noise is
+    the same every time: one sees the model change, not the noise."""
     if not experiment.task.kinds:
         return lambda state: None
-    kind = experiment.task.kinds[0]
+    first, *others = experiment.task.kinds
+    kinds = {first: ""} | {k: f"-{k}" for k in others if k == "reconstructions"}
     prepare = experiment.compile_inference()
-    seed, settings = experiment.config.seed, Settings(kind, max_new_tokens=300)
+    seed = experiment.config.seed
     text = {"temperature": 0.8, "top_k": 0, "top_p": 1.0}
     # Compiled once, for all steps.
-    make, _ = sample_chunks(experiment, settings, 0, seed, "", text)
+    makers = {
+        kind: sample_chunks(experiment, Settings(kind, max_new_tokens=300), 0, seed, "", text)[0]
+        for kind in kinds
+    }
 
     def sample(state: TrainState) -> None:
-        samples = gather(make(prepare(state), beat))
-        if is_lead():
-            step = int(state.step)
-            stem, decode = workdir / "samples" / str(step), decoder(experiment.data.tokenizer)
-            _, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
-            if isinstance(shown, str):
-                writer.text(step, kind, shown)
-            else:
-                writer.image(step, kind, shown)
+        step, prepared = int(state.step), prepare(state)
+        for kind, ending in kinds.items():
+            samples = gather(makers[kind](prepared, beat))
+            if is_lead():
+                stem = workdir / "samples" / f"{step}{ending}"
+                decode = decoder(experiment.data.tokenizer)
+                path, shown = writers.write(stem, samples, overwrite=True, decode=decode)[0]
+                echo(f"step {step}: {kind} in {path.relative_to(workdir)}")
+                if isinstance(shown, str):
+                    show_text(shown, most=SHOWN_IN_TRAINING)
+                    writer.text(step, kind, shown)
+                else:
+                    writer.image(step, kind, shown)
 
     return sample
 
@@ -186,6 +193,7 @@ def generate(
         result |= {"path": files[0], "paths": files}
         if isinstance(shown, str):
             result["text"] = shown
+            show_text(shown)
     return result
 
 

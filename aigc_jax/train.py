@@ -12,18 +12,20 @@ from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
+from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.progress import waiting
 from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
-from aigc_jax.run import goodput, observe
+from aigc_jax.run import goodput, observe, trackers
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, read_config, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.lock import Lock
-from aigc_jax.run.observe import check_evaluation, describe, echo
+from aigc_jax.run.observe import check_evaluation, echo
 from aigc_jax.run.report import write_report
 from aigc_jax.run.requests import Requests
+from aigc_jax.run.screen import evaluation_lines, parameter_table, time_line
 from aigc_jax.run.watch import Profile, Watch
 from aigc_jax.sample import make_sampler
 
@@ -42,6 +44,7 @@ FREE_KEYS = (
     "train.nonfinite",
     "train.profile",
     "train.stall_seconds",
+    "train.trackers",
     "train.steps_per_call",
     "train.eval_every",
     *(f"train.{event}_every" for event in EVENTS),
@@ -76,11 +79,12 @@ def train(
         with clock("start"):
             check_writable_directory(workdir)
             experiment = Experiment(config)
+            names = trackers.names(experiment.config.train.trackers) if is_lead() else []
             check_same_run(workdir, experiment.config, force)
             lock = held.enter_context(Lock(workdir))
             held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
             profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(experiment, workdir, clock, lock, profile, executable, force)
+        return _train(experiment, workdir, clock, lock, profile, executable, force, names)
 
 
 def _train(
@@ -91,6 +95,7 @@ def _train(
     profile: Profile,
     executable: Path | None,
     force: bool,
+    tracked: list[str],
 ) -> dict[str, Any]:
     config = experiment.config
     with clock("start"):
@@ -121,7 +126,11 @@ def _train(
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
         evaluate = Evaluator(experiment, evaluations, clock.beat)
-        writer = observe.Writer(workdir, active=is_lead())
+        # Those of a run that has nothing more to do are not opened.
+        tracked = tracked if step < experiment.num_steps else []
+        hparams = flatten(as_json(config))
+        judged = metric_names(evaluations)
+        writer = observe.Writer(workdir, is_lead(), hparams, tracked, judged)
         sample = make_sampler(experiment, workdir, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(workdir, step)
@@ -129,7 +138,7 @@ def _train(
             echo(f"data: {experiment.data.about}")
         for name, meaning in getattr(experiment.task, "units", dict)().items():
             echo(f"{name}: {meaning}")
-        echo(observe.parameter_table(experiment.abstract_run))
+        echo(parameter_table(experiment.abstract_run))
         echo(observe.device_table(experiment.mesh, config.parallel.mode))
         if resumed:
             done = step >= experiment.num_steps
@@ -151,7 +160,7 @@ def _train(
 
     def save() -> None:
         nonlocal saved
-        with clock("checkpoint"):
+        with clock("checkpoint"), waiting("saving a checkpoint"):
             found = results if results_step == step else None
             checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
@@ -170,7 +179,7 @@ def _train(
                 profile.at(step)
                 with clock("data"):
                     placed = feed.place([next(feeds) for _ in range(count)])
-                with clock("compile") if step == first else contextlib.nullcontext():
+                with first_step(clock) if step == first else contextlib.nullcontext():
                     state, metrics = run(state, placed, feed.resident)
                     if step == first:
                         jax.block_until_ready(metrics)
@@ -192,7 +201,7 @@ def _train(
                     with clock("evaluation"):
                         results, results_step = evaluate(state, wanted), step
                     writer.scalars(step, results, "eval")
-                    echo(f"step {step}: evaluation {describe(results)}")
+                    echo(evaluation_lines(step, results))
                     check_evaluation(step, results, config.train.nonfinite)
                 if due("sample"):
                     with clock("sample"):
@@ -205,12 +214,12 @@ def _train(
         finally:
             feeds.close()
             log.close()
-            with clock("checkpoint"):
+            with clock("checkpoint"), waiting("saving the checkpoint"):
                 checkpoints.close()
             clock.mark(step)
             clock.close()
             writer.close()
-    echo(f"time: {describe(clock.shares())}")
+    echo(time_line(clock.shares()))
     if is_lead():
         write_report(workdir, {})
     return {
@@ -220,6 +229,13 @@ def _train(
         "metrics": {**log.latest, **results},
         "goodput": goodput.report(workdir),
     }
+
+
+@contextlib.contextmanager
+def first_step(clock: Clock):
+    """The first step of a process is mostly compilation."""
+    with clock("compile"), waiting("compiling the step"):
+        yield
 
 
 def check_writable_directory(workdir: Path) -> None:
@@ -269,7 +285,7 @@ def check_same_run(workdir: Path, config: Config, force: bool) -> None:
             "take another --workdir, or go on with --resume=force"
         )
     if is_lead() and not force:
-        for name in ("config.json", "metrics.jsonl", "goodput.jsonl"):
+        for name in ("config.json", "metrics.jsonl", "goodput.jsonl", "trackers.json"):
             (workdir / name).unlink(missing_ok=True)
 
 

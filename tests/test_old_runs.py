@@ -32,10 +32,10 @@ def test_it_can_be_opened_evaluated_and_generated_from(family, old_runs):
     assert int(run.state.seed) == 0
     values = run.evaluate()
     expected = next(line for line in lines(old_runs / family) if "eval/" in str(line))
-    for name, value in values.items():
+    for name in [name for name in expected if name.startswith("eval/")]:
         # A GPT's (logged at step 8) has no noise; others draw theirs otherwise now, on 20 images.
         close = {"rel": 0.01} if family == "lm" else {"rel": 0.2, "abs": 0.35}
-        assert value == pytest.approx(expected[name], **close), name
+        assert values[name] == pytest.approx(expected[name], **close), name
     samples = run.generate(3, max_new_tokens=5)
     assert len(next(iter(samples.values()))) == 3
     if family == "gan":

@@ -27,6 +27,7 @@ from aigc_jax.errors import UserError, first_line, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import path_name
+from aigc_jax.progress import waiting
 from aigc_jax.run.files import check_writable, write_json
 from aigc_jax.run.observe import echo
 
@@ -102,7 +103,8 @@ def compile_for(
     begin = time.perf_counter()
     try:
         lowered = program.run.lower(*program.args)
-        with uncached() if executable else contextlib.nullcontext():
+        caching = uncached() if executable else contextlib.nullcontext()
+        with caching, waiting("compiling"):
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 from absl import logging
 
+from aigc_jax import progress
 from aigc_jax.data.examples import Arrays
 from aigc_jax.errors import UserError, printable
 
@@ -76,7 +77,8 @@ def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
     if arrays is None:
         arrays = build()
         try:
-            _write(path, arrays)
+            with progress.waiting(f"keeping {printable(name)} in the cache"):
+                _write(path, arrays)
         except OSError as error:
             logging.warning("decoded %s is not cached: %s", printable(name), error)
             return arrays

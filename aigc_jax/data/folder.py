@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from aigc_jax import progress
 from aigc_jax.errors import UserError, printable
 
 SPLITS = {
@@ -48,7 +49,8 @@ def walk(folder: str, suffixes: Iterable[str]) -> Found:
         UserError: a folder cannot be read.
     """
     found, wanted = Found([], Counter()), frozenset(suffixes)
-    _walk(folder, "", wanted, found, ())
+    with progress.waiting(f"looking through {printable(folder)}"):
+        _walk(folder, "", wanted, found, ())
     found.files.sort(key=lambda name: name.split("/"))
     return found
 

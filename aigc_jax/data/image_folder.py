@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 from ml_collections import ConfigDict
 
+from aigc_jax import progress
 from aigc_jax.data import folder, picture
 from aigc_jax.data.cache import cached
 from aigc_jax.data.examples import Feature, Source, fractions
@@ -124,7 +125,7 @@ def _readable(path, files, on_bad, skipped):
     if on_bad not in ("stop", "skip"):
         raise UserError(f'data.on_bad="{printable(on_bad)}" is not known; use stop or skip')
     entries, bad = {}, []
-    for file in files:
+    for file in progress.bar(files, desc="looking at files", unit="file"):
         try:
             status = os.stat(_join(path, file))
             entries[file] = (status.st_size, status.st_mtime_ns)
@@ -155,11 +156,10 @@ def _readable(path, files, on_bad, skipped):
 
 def _damaged(path, files, entries):
     """The files that do not decode. All are decoded to find them, once: it is remembered."""
-    from tqdm import tqdm
 
     def build():
         good = []
-        for file in tqdm(files, desc="checking images", delay=1, mininterval=0.5):
+        for file in progress.bar(files, desc="checking images", unit="image"):
             try:
                 picture.decode(_bytes(path, file), Target(1, 1, 3), file)
                 good.append(True)

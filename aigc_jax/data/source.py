@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from aigc_jax import progress
 from aigc_jax.config import Config
 from aigc_jax.data import (
     embedded,
@@ -40,6 +41,7 @@ from aigc_jax.data.cache import cached, expand
 from aigc_jax.data.examples import Arrays, Feature, Source
 from aigc_jax.data.memory import host_memory
 from aigc_jax.data.resizing import resized
+from aigc_jax.data.text_size import TextSize, text_size
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError, nearest, printable
 
@@ -85,6 +87,17 @@ class Dataset:
     tokenizer: Tokenizer | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     about: str = ""
+
+    @functools.cached_property
+    def text_size(self) -> TextSize | None:
+        """Of the text that the examples predict, where each token of it is predicted once: that of
+        evaluations. None of other data, and of tokens that stand for no text."""
+        window, arrays = self.window, self.arrays
+        if window is None or self.tokenizer is None or arrays is None:
+            return None
+        if window.stride != window.length - 1 or "begins" in arrays:
+            return None  # the first token of a document is predicted from nothing
+        return text_size(self.tokenizer, arrays["tokens"][1 : self.size * window.stride + 1])
 
 
 def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> Dataset:
@@ -325,8 +338,6 @@ def _decoded(source: Source, name, split) -> Arrays:
 
 
 def _decode_all(source: Source, name, split) -> Arrays:
-    from tqdm import tqdm
-
     size, name = source.sizes[split], printable(name)
     each = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in source.features.values())
     wanted, memory = size * each, host_memory()
@@ -339,9 +350,7 @@ def _decode_all(source: Source, name, split) -> Arrays:
     chunk = max(1, min(most, _CHUNK // each))
     chunks = [np.arange(start, min(start + chunk, size)) for start in range(0, size, chunk)]
     out: Arrays = {}
-    bar = tqdm(
-        total=size, desc=f"decoding {name} {split}", unit=" examples", delay=1, mininterval=0.5
-    )
+    bar = progress.bar(total=size, desc=f"decoding {name} {split}", unit="example")
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for indices, arrays in zip(chunks, pool.map(lambda c: source.read(split, c), chunks)):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aigc_jax import progress
 from aigc_jax.data import cache
 from aigc_jax.data.examples import Arrays, Source, fractions, in_memory
 from aigc_jax.data.subwords import SubwordTokenizer
@@ -71,11 +72,15 @@ def of_text(
         assert stored is not None
         made_of = {**stored.made_of, "tokenizer": _named(tokenizer), "documents": documents}
         made_of["format"] = 2
-        arrays = cache.cached(
-            stored.name, made_of, lambda: _build(pieces, tokenizer, bool(documents), stored.large)
-        )
+        with progress.waiting("tokenising"):
+            arrays = cache.cached(
+                stored.name,
+                made_of,
+                lambda: _build(pieces, tokenizer, bool(documents), stored.large),
+            )
     else:
-        arrays = _build(pieces, tokenizer, bool(documents), False)
+        with progress.waiting("tokenising"):
+            arrays = _build(pieces, tokenizer, bool(documents), False)
     made = from_json(arrays["tokenizer"].tobytes().decode())
     found: dict[str, Arrays] = {}
     for name, array in arrays.items():

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from aigc_jax import progress
 from aigc_jax.data import encoding, folder
 from aigc_jax.data.examples import Source
 from aigc_jax.data.identity import Entry, identity, of_bytes
@@ -62,7 +63,8 @@ def source(path: str, tokenizer: str, documents: str = "") -> Source:
         }
         stored = Stored(os.path.basename(os.path.abspath(path)), made_of, large=True)
         return of_text(texts, tokenizer, _identity(entries), about + skipped, documents, stored)
-    read = {file: _read(where) for file, where in paths.items()}
+    bar = progress.bar(paths.items(), desc="reading texts", unit="file", total=len(paths))
+    read = {file: _read(where) for file, where in bar}
     entries = {file: entry for file, (_, entry) in read.items()}
     characters = sum(len(text) for text, _ in read.values())
     joined = sum(len(files) - 1 for files in groups.values())

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from aigc_jax import progress
 from aigc_jax.data import picture
 from aigc_jax.data.cache import cached, expand, home
 from aigc_jax.data.examples import Feature, Source
@@ -190,8 +191,9 @@ class Prepared:
             raise UserError(f"{self.name} has no feature `text`; its features: {self._listed()}")
 
         def build(split):
-            examples = self._examples(split, np.arange(self.sizes[split]))
-            lines = [_first(example, "text") + b"\n" for example in examples]
+            with progress.waiting(f"reading {self.name} {split}"):
+                examples = self._examples(split, np.arange(self.sizes[split]))
+                lines = [_first(example, "text") + b"\n" for example in examples]
             return {
                 "utf8": np.frombuffer(b"".join(lines), np.uint8),
                 "ends": np.cumsum([len(line) for line in lines]),

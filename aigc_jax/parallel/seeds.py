@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from aigc_jax.ops.layout import BATCH_AXES
 from aigc_jax.parallel.mesh import batch_shards
-from aigc_jax.tasks.task import Metrics, TrainState
+from aigc_jax.tasks.task import TrainState
 
 
 def together(step: Callable) -> Callable:
@@ -62,7 +62,7 @@ def each(values: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def computed(metrics: Metrics) -> list[dict[str, Any]]:
+def computed(metrics: Any) -> list[dict[str, Any]]:
     """What the metrics of a step are, of each run: a collection on the host, in which every array
     may have a leading axis of seeds."""
     axis = np.shape(jax.tree.leaves(metrics)[0])

@@ -33,8 +33,11 @@ class Sums:
             leaves, self._structure = jax.tree.flatten(metrics)
             leaves = [np.asarray(leaf, np.float64)[good] for leaf in leaves]
             before = self._leaves
-            if [x.shape for x in before] != [x.shape[1:] for x in leaves]:  # none, or other metrics
-                before = [np.zeros(x.shape[1:]) for x in leaves]
+            shapes = [x.shape[1:] for x in leaves]
+            if [x.shape for x in before] != shapes[: len(before)]:  # other metrics
+                before = []
+            # None yet, or those of older code, which had fewer.
+            before = [*before, *(np.zeros(shape) for shape in shapes[len(before) :])]
             self._leaves = [
                 np.cumsum(np.concatenate([x[None], y]), axis=0)[-1]
                 for x, y in zip(before, leaves, strict=True)

@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, `metrics.jsonl`, `environment.json`, and the console."""
+"""What a run tells: `metrics.jsonl`, TensorBoard, trackers, `environment.json`, the console."""
 
 import importlib.metadata
 import os
@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,18 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from aigc_jax import progress
 from aigc_jax.errors import UserError
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.parallel.seeds import of_all
+from aigc_jax.run import screen
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.hosts import Hosts
 from aigc_jax.run.interval import Sums
-from aigc_jax.run.tensorboard import Events
+from aigc_jax.run.tensorboard import Events, directory
+from aigc_jax.run.trackers import Trackers
 from aigc_jax.tasks.nonfinite import Guarded
+from aigc_jax.tasks.norms import Normed
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 
@@ -34,13 +37,31 @@ class Writer:
     checkpoint are written again, with the same values; readers keep the last line of a step.
     """
 
-    def __init__(self, workdir: Path, active: bool):
+    def __init__(
+        self,
+        workdir: Path,
+        active: bool,
+        hparams: Mapping[str, Any] | None = None,
+        tracked: Sequence[str] = (),
+        metrics: Sequence[str] = (),
+    ):
+        """
+        Args:
+            workdir: exists.
+            active: whether this process writes.
+            hparams: every key of the config and its value, for TensorBoard and trackers.
+            tracked: the trackers, see `trackers.names`.
+            metrics: what a run is judged by, for TensorBoard's table of hyperparameters.
+        """
         self.workdir = workdir
         self.active = active
         if active:
             with writing(workdir):
-                self._events = Events(workdir / "tensorboard")
+                self._events = Events(directory(workdir))
                 self._jsonl = open_lines(workdir / "metrics.jsonl")
+                if hparams:
+                    self._events.hparams(hparams, metrics)
+            self._trackers = Trackers(list(tracked), workdir, _simple(hparams or {}), echo)
 
     def scalars(self, step: int, values: dict[str, float], phase: str = "train") -> None:
         """One line of `metrics.jsonl` and as many TensorBoard points.
@@ -55,6 +76,7 @@ class Writer:
             with writing(self.workdir):
                 self._jsonl.write(line)
                 self._events.scalars(step, values)
+            self._trackers.scalars(step, values)
 
     def last(self, name: str, step: int) -> float:
         """What the last line up to `step` with this scalar said, also of an earlier start; or 0."""
@@ -71,12 +93,14 @@ class Writer:
         if self.active:
             with writing(self.workdir):
                 self._events.image(step, name, pixels)
+            self._trackers.image(step, name, pixels)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, shown as it is."""
         if self.active:
             with writing(self.workdir):
                 self._events.text(step, name, f"```\n{text}\n```")
+            self._trackers.text(step, name, text)
 
     def flush(self) -> None:
         """Puts everything on disk, so that a checkpoint's metrics are not younger than it."""
@@ -91,6 +115,13 @@ class Writer:
             with writing(self.workdir):
                 self._jsonl.close()
                 self._events.close()
+            with progress.waiting("waiting for the trackers"):
+                self._trackers.close()
+
+
+def _simple(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, switches and texts as they are; what else there is as text."""
+    return {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in hparams.items()}
 
 
 MAX_IN_A_ROW = 100  # steps left out before a run is given up: one bad batch is no divergence
@@ -138,9 +169,9 @@ class Log:
         self._bar = tqdm(
             total=total,
             initial=step,
-            unit="step",
-            dynamic_ncols=True,
             disable=not (writer.active and sys.stderr.isatty()),
+            ncols=progress.columns(),
+            bar_format="{percentage:3.0f}% |{bar}| step {n_fmt}/{total_fmt}",  # lines say the speed
         )
 
     def add(self, step: int, metrics: Any) -> None:
@@ -224,16 +255,8 @@ class Log:
         self._writer.scalars(step, {**values, **more, **self._speed, **shares, **hosts})
         if outlier:
             echo(f"step {step}: {outlier}")
-        if not self._bar.disable:
-            self._bar.set_postfix(
-                {k: f"{v:.4g}" for k, v in of_all(self.latest).items()}, refresh=False
-            )
-        elif self._writer.active:
-            line = f"step {step}/{self._total}: {describe({**values, **self._speed})}"
-            if self._speed:
-                left = (self._total - step) * self._speed["ms_per_step"] / 1000
-                line += f", {time.strftime('%H:%M:%S', time.gmtime(left))} left"
-            echo(line)
+        if self._writer.active:
+            echo(screen.train_line(step, self._total, values, self._speed))
 
     def _fetch(self, entries: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
         """The entries on the host. The run ends at a non-finite one, or counts it as left out."""
@@ -282,9 +305,9 @@ def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
     )
 
 
-def _check_finite(last: int, metrics: Any) -> None:
+def _check_finite(last: int, metrics: Normed) -> None:
     """`metrics` have a leading axis of steps, the last of which is `last`."""
-    for name, metric in vars(metrics).items():
+    for name, metric in vars(metrics.metrics).items():
         bad = np.argwhere(~np.isfinite(getattr(metric, "total", np.zeros(1))))
         if bad.size:
             step = last - len(metric.total) + 1 + int(bad[0][0])
@@ -309,19 +332,6 @@ def environment(seed: int) -> dict[str, Any]:
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
     }
-
-
-def parameter_table(state: Any) -> str:
-    """Every parameter's path, shape and size, network by network, with the sums."""
-    from clu import parameter_overview
-
-    tables = []
-    for name, network in state.networks.items():
-        overview = parameter_overview.get_parameter_overview(
-            network.params, include_stats=False, max_lines=60
-        )
-        tables.append(f"{name}\n{overview}")
-    return "\n".join(tables)
 
 
 def device_table(mesh: jax.sharding.Mesh, mode: str) -> str:
@@ -352,12 +362,17 @@ def _git_commit() -> str | None:
         return None
 
 
-def describe(values: dict[str, float]) -> str:
-    """`name 1.234, ...`"""
-    return ", ".join(f"{name} {value:.4g}" for name, value in of_all(values).items())
+def show_text(text: str, most: int = 100) -> None:
+    """A generated text on the console, its first lines, as it is: what a terminal would obey is
+    escaped, and nothing else changed."""
+    lines = screen.shown_text(text).split("\n")
+    if is_lead():
+        tqdm.write("\n".join(lines[:most]), file=sys.stderr)
+        if len(lines) > most:
+            tqdm.write(f"... ({len(lines) - most:,} more lines)", file=sys.stderr)
 
 
 def echo(line: str) -> None:
     """A line on the console, beside the progress bar; stdout is for results."""
     if is_lead():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write(screen.paragraph(line), file=sys.stderr)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 FLUSH_SECONDS = 30.0
+
+
+def directory(workdir: Path) -> Path:
+    """Where a run's event files and profiles lie: in the work directory itself, since TensorBoard
+    names a run by the folder of its events (`dcgan` under `--logdir=runs`). A run that older code
+    began under `WORKDIR/tensorboard` goes on there, as one curve."""
+    old = workdir / "tensorboard"
+    return old if next(old.glob("events.out.tfevents.*"), None) else workdir
 
 
 class Events:
@@ -34,6 +43,21 @@ class Events:
 
         points = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._add(step, Summary(value=points))
+
+    def hparams(self, values: Mapping[str, Any], metrics: Sequence[str] = ()) -> None:
+        """The hyperparameters, for the tab HPARAMS and, as a table, the tab TEXT.
+
+        Args:
+            values: by name.
+            metrics: the curves whose values the tab shows beside them.
+        """
+        from tensorboardX import summary
+
+        shown = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in values.items()}
+        for part in summary.hparams(shown, dict.fromkeys(metrics)):
+            self._add(0, part)
+        rows = [f"| `{name}` | {_cell(value)} |" for name, value in shown.items()]
+        self.text(0, "config", "\n".join(["| key | value |", "| --- | --- |", *rows]))
 
     def image(
         self, step: int, name: str, pixels: UInt8[np.ndarray, "height width channels"]
@@ -79,3 +103,8 @@ class Events:
             with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
                 os.dup2(nowhere.fileno(), file.fileno())
             raise
+
+
+def _cell(value: Any) -> str:
+    """A value as Markdown shows it in a table."""
+    return f"`{value}`".replace("|", "\\|") if value != "" else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from aigc_jax.run import tensorboard
 from aigc_jax.run.files import writing
 from aigc_jax.run.goodput import NOT_TRAINING, Clock
 from aigc_jax.run.observe import echo
@@ -94,7 +95,7 @@ class Profile:
     """
 
     def __init__(self, window: str, workdir: Path):
-        self._directory, self._on, self._asked = workdir / "tensorboard", False, False
+        self._directory, self._on, self._asked = tensorboard.directory(workdir), False, False
         self._start = self._stop = self._until = -1
         if window:
             self._start, self._stop = (int(part) for part in window.split(":"))

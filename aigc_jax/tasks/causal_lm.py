@@ -74,6 +74,7 @@ class CausalLM:
     label_smoothing: float = 0.0
 
     kinds: ClassVar[tuple[str, ...]] = ("samples",)
+    predicts_every_token: ClassVar[bool] = True  # so `loss` is a code length of the text
     tensor_rules: ClassVar[tuple[tuple[str, int], ...]] = TENSOR_RULES
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
+from aigc_jax.tasks.norms import Normed
 from aigc_jax.tasks.task import Metrics, TrainState
 
 
@@ -24,7 +25,7 @@ class Guarded:
 
 
 def leave_out_nonfinite(
-    old: TrainState, new: TrainState, metrics: Metrics, axis: str | None = None
+    old: TrainState, new: TrainState, metrics: Metrics | Normed, axis: str | None = None
 ) -> tuple[TrainState, Guarded]:
     """The state after a step, or before it if the step went wrong; the step counts all the same.
 
@@ -42,7 +43,8 @@ def leave_out_nonfinite(
         metrics: of the step.
         axis: pmap's mapped axis, None under jit.
     """
-    ok = all_finite((new.networks, metrics))
+    # A sum of squares overflows where nothing that is kept does: norms are not looked at.
+    ok = all_finite((new.networks, metrics.metrics if isinstance(metrics, Normed) else metrics))
     if axis is not None:  # what one device refuses, all refuse
         ok = jax.lax.pmin(ok.astype(jnp.int32), axis) > 0
 

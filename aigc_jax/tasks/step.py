@@ -11,6 +11,7 @@ from clu import metrics as clu_metrics
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from aigc_jax.tasks import norms as norms_lib
 from aigc_jax.tasks.task import Batch, Metrics, Network
 
 LossFn = Callable[[Any, Batch], tuple[Array, tuple[Array, Any, Any]]]
@@ -143,4 +144,5 @@ def update_network(
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
         ema_stats = optax.incremental_update(stats, ema_stats, 1.0 - ema_decay)
-    return Network(params, opt_state, stats, ema, ema_stats, network.frozen)
+    norms = norms_lib.add(network, grads, updates)
+    return Network(params, opt_state, stats, ema, ema_stats, network.frozen, norms)

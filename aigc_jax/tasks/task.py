@@ -27,6 +27,7 @@ class Network:
         ema_stats: the same average of `stats`; an empty dict when it is off.
         frozen: parameters that are neither differentiated nor in the optimizer's state: the part of
             the linen tree that is not in `params`.
+        norms: of the updates of a step that is being made, see `norms.py`; else an empty dict.
     """
 
     params: Any
@@ -35,6 +36,7 @@ class Network:
     ema: Any
     ema_stats: Any = flax.struct.field(default_factory=dict)
     frozen: Any = flax.struct.field(default_factory=dict)
+    norms: Any = flax.struct.field(default_factory=dict)
 
     def variables(self, params: Any = None, stats: Any = None) -> dict[str, Any]:
         """What linen's `apply` takes: trained and frozen parameters in one tree, and statistics.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from aigc_jax.errors import UserError
 from aigc_jax.run.files import Lines
@@ -59,8 +60,43 @@ def test_a_clock_set_back_by_twenty_years_does_not_stop_the_writer(tmp_path, mon
     for step in range(50):
         writer.scalars(step, {"loss": 1.0, "accuracy": 0.5})
     writer.close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
+    (path,) = tmp_path.glob("events.out.tfevents.*")
     assert [event.step for event in read(path)[1:]] == list(range(50))
+
+
+def test_a_run_is_named_by_its_folder_and_an_old_one_goes_on_where_it_began(tmp_path):
+    new, old = tmp_path / "dcgan", tmp_path / "old"
+    for workdir in (new, old / "tensorboard"):
+        workdir.mkdir(parents=True)
+    (new / "tensorboard" / "plugins").mkdir(parents=True)  # a profile of older code, no curve
+    Events(old / "tensorboard").close()
+    for workdir in (new, old):
+        writer = Writer(workdir, active=True)
+        writer.scalars(1, {"loss": 1.0})
+        writer.close()
+    names = {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("events*")}
+    assert names == {"dcgan", "old/tensorboard"}
+
+
+def test_hyperparameters(tmp_path):
+    values = {"seed": 0, "task.name": "vae", "train.freeze": (), "data.stratify": True, "a": "x|y"}
+    writer = Writer(tmp_path, active=True, hparams=values, metrics=["eval/loss"])
+    writer.close()
+    (path,) = tmp_path.glob("events*")
+    _, *parts, text = read(path)
+    found, metrics = {}, []
+    for part in parts:
+        value = part.summary.value[0]
+        assert value.metadata.plugin_data.plugin_name == "hparams"
+        data = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        metrics += [info.name.tag for info in data.experiment.metric_infos]
+        for name, hparam in data.session_start_info.hparams.items():
+            found[name] = getattr(hparam, hparam.WhichOneof("kind"))
+    assert found == {**values, "train.freeze": "()"}
+    assert metrics == ["eval/loss"]
+    table = text.summary.value[0].tensor.string_val[0].decode()
+    assert "| `task.name` | `vae` |" in table
+    assert "| `a` | `x\\|y` |" in table
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's full device")
