@@ -15,16 +15,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aigc_jax import command_line, manual, ranges
+from aigc_jax import command_line, keys, manual, ranges
+from aigc_jax.atomic import refuse_existing
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run import console, signals
 from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json, write_bytes
 
-NUM = ranges.Range(0, 10**9, "[]", whole=True)
-TOKENS = ranges.Range(0, 2**22, "[]", whole=True)  # of a hundred texts at once
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
 SEEDS = ranges.Range(0, 1024, "[]", whole=True)
+STEP = ranges.Range(-1, ranges.LARGE, whole=True)
 SLICES = ranges.Range(1, 1024, "[]", whole=True)
 CONFIG = Flag(
     "config",
@@ -35,6 +35,7 @@ CONFIG = Flag(
 WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
 OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
 BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
+OVERWRITE = Flag("overwrite", bool, False, "replace files that are there")
 PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
     Flag("num_processes", int, 0, "several processes: how many", ranges.SIZE_OR_ZERO),
@@ -59,6 +60,11 @@ def train(flags, config, _) -> dict[str, Any]:
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
     workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
     executable = expand("executable", flags.executable) if flags.executable else None
+    if executable:
+        console.say(
+            f"--executable={executable}: what is in this file is run, as by Python's pickle; take "
+            "none from strangers"
+        )
     with _joined(flags, config):
         from aigc_jax.train import train
 
@@ -91,6 +97,30 @@ def generate(flags, config, _) -> dict[str, Any]:
             overwrite=flags.overwrite,
             best=flags.best,
             **paths,
+        )
+
+
+def export(flags, config, _) -> dict[str, Any]:
+    config, workdir = command_line.run_config(config, flags.workdir)
+    if not flags.out.endswith(".safetensors"):
+        raise UserError(f"--out={flags.out} is no FILE.safetensors; write --out=model.safetensors")
+    if flags.parameters not in ("average", "last"):
+        raise UserError(f'--parameters="{flags.parameters}" is not known; use average or last')
+    if flags.best and flags.step >= 0:
+        raise UserError("--best and --step do not go together")
+    out = expand("out", flags.out)
+    refuse_existing([out], flags.overwrite)
+    check_writable("out", flags.out, out)
+    with _alone(config):
+        from aigc_jax.export import export
+
+        return export(
+            config,
+            workdir,
+            out,
+            step=None if flags.step < 0 else flags.step,
+            best=flags.best,
+            averaged=flags.parameters == "average",
         )
 
 
@@ -150,7 +180,7 @@ def data(flags, config, words) -> dict[str, Any]:
 
     if words[:1] == ["list"] and len(words) == 1:
         rows = catalog.listing()
-        print(catalog.table(rows), file=sys.stderr)
+        console.say(*catalog.table(rows).splitlines())
         return {"sources": [row._asdict() for row in rows]}
     if words[:1] == ["prepare"] and len(words) == 2:
         return {"prepared": words[1], "path": str(catalog.prepare(words[1]))}
@@ -204,7 +234,12 @@ VERBS = {
             CONFIG,
             WORKDIR,
             Flag("resume", str, "auto", "force: go on although the run had another config"),
-            Flag("executable", str, "", "file with the compiled step; made if it is not there"),
+            Flag(
+                "executable",
+                str,
+                "",
+                "file with the compiled step, made if it is not there; its content is run (pickle)",
+            ),
             *PROCESSES,
         ),
         "aigc train --config=gan/dcgan:quickstart --workdir=runs/dcgan --config.train.duration='2 "
@@ -223,42 +258,30 @@ VERBS = {
             CONFIG,
             OF_RUN,
             Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
-            Flag(
-                "num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text", NUM
-            ),
-            Flag("seed", int, 0, "of the noise", ranges.SEED),
-            Flag("prompt", str, "", "text: go on from this"),
-            Flag("max_new_tokens", int, 500, "text: how much to add", TOKENS),
-            Flag(
-                "temperature",
-                float,
-                0.8,
-                "text: below 1 is safer, 0 takes the likeliest token",
-                ranges.NOT_NEGATIVE,
-            ),
-            Flag(
-                "top_k",
-                int,
-                0,
-                "text: draw among the k likeliest tokens; 0: among all",
-                ranges.COUNT_OR_ZERO,
-            ),
-            Flag(
-                "top_p",
-                float,
-                1.0,
-                "text: draw among the likeliest that have this probability",
-                ranges.FACTOR,
-            ),
+            *(Flag(name, type(key.default), *key) for name, key in keys.GENERATE.items()),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),
             Flag("npz", str, "", "file for all samples as arrays, too"),
-            Flag("overwrite", bool, False, "replace files that are there"),
+            OVERWRITE,
             BEST,
             *PROCESSES,
         ),
         "aigc generate --workdir=runs/dcgan --num=25 --seed=1",
         generate,
+    ),
+    "export": Verb(
+        "write a run's networks as a .safetensors file, for other programs and for init_from",
+        (
+            CONFIG,
+            OF_RUN,
+            Flag("out", str, "", "file to write, FILE.safetensors"),
+            Flag("step", int, -1, "of the checkpoint; by default the newest", STEP),
+            BEST,
+            Flag("parameters", str, "average", "the moving average if there is one; or last"),
+            OVERWRITE,
+        ),
+        "aigc export --workdir=runs/dcgan --out=dcgan.safetensors",
+        export,
     ),
     "data": Verb(
         "`data list` shows every source; `data prepare NAME` downloads or builds one",
@@ -365,22 +388,22 @@ def _main(argv: list[str]) -> int:
 def _report(error: BaseException) -> int:
     """Says what went wrong; the exit code."""
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        console.say(f"error: {error}")
         return 2
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        console.say("interrupted")
         return 130
     if isinstance(error, OSError) and error.errno in MENDABLE:
         where = f": {printable(error.filename)}" if error.filename else " (while writing a file)"
-        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        console.say(f"error: {error.strerror}{where}")
         return 2
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and XLA's
-        print(f"error: out of memory: {first_line(error)}; ask for less at once", file=sys.stderr)
+        console.say(f"error: out of memory: {first_line(error)}; ask for less at once")
         return 2
     if isinstance(error, ValueError) and "for JAX flag" in str(error):  # JAX was not imported
-        print(f"error: {first_line(error)}; mend or unset that variable", file=sys.stderr)
+        console.say(f"error: {first_line(error)}; mend or unset that variable")
         return 2
-    traceback.print_exception(error)
+    console.say(*"".join(traceback.format_exception(error)).splitlines())
     return 1
 
 
@@ -413,6 +436,17 @@ def _joined(flags, config):
         raise
     if peers:
         peers.leave(0)
+
+
+@contextlib.contextmanager
+def _alone(config):
+    """Makes the devices, for a verb of one process."""
+    _quiet()
+    from aigc_jax.parallel import processes
+
+    processes.cpu_devices(config)
+    processes.check_devices()
+    yield
 
 
 def _quiet() -> None:

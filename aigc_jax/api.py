@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from aigc_jax import tasks
+from aigc_jax import keys, tasks
 from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
@@ -67,8 +67,16 @@ class Run:
         top_p: float = 1.0,
     ) -> dict[str, Any]:
         """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, or `{"tokens": [num,
-        length], "text": list of str}`. The arguments are those of `aigc generate`."""
+        length], "text": list of str}`. The arguments are those of `aigc generate`.
+
+        Raises:
+            UserError: an argument is out of its range (`keys.GENERATE`), or is not for this run.
+        """
+        keys.check_asked(num=num, seed=seed, prompt=prompt, max_new_tokens=max_new_tokens)
+        keys.check_asked(temperature=temperature, top_k=top_k, top_p=top_p)
         experiment = self.experiment
+        if prompt and experiment.data.tokenizer is None:
+            raise UserError(f"prompt is for text; this run makes images ({experiment.data.name})")
         if kind == "reconstructions":
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer

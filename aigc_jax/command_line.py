@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aigc_jax import ranges
 from aigc_jax.config_files import find, load
 from aigc_jax.errors import UserError, first_line, nearest, printable
+from aigc_jax.run.console import say
 from aigc_jax.run.files import expand, read_config
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
 
         config, dropped = tasks.renamed(config, _names(argv))
         if dropped:
-            print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
+            say(f"not known to it, and left out: {', '.join(dropped)}")
         config = tasks.filled(config)
         for key in overrides:
             check_key(config, key)

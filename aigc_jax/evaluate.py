@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
@@ -121,7 +121,7 @@ def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterato
 
 def progress(feed: EvalFeed, name: str) -> Iterable:
     """The batches, with a bar that shows the time that is left if they take more than seconds."""
-    off = not (is_lead() and sys.stderr.isatty())
+    off, name = not (is_lead() and sys.stderr.isatty()), printable(name)
     return tqdm(feed, total=feed.count, desc=name, unit="batch", delay=5, leave=False, disable=off)
 
 

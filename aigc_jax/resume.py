@@ -17,7 +17,9 @@ from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
+from aigc_jax.interop import safetensors
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.files import expand
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.task import TrainState
 from aigc_jax.tasks.transfer import transfer
@@ -79,11 +81,13 @@ def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> 
     return Experiment(config, data=None if with_data else described_data(meta["data"]))
 
 
-def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
-    """The state of a run's newest (or best) checkpoint.
+def restore(
+    experiment: Experiment, workdir: Path, *, best: bool = False, step: int | None = None
+) -> TrainState:
+    """The state of a run's newest (or best) checkpoint, or of that of `step`.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: there is no such checkpoint.
     """
     metric = experiment.config.train.best
     name, higher = config_lib.best_metric(metric) if metric else ("", False)
@@ -92,7 +96,6 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
     )
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    step = None
     if best:
         step = checkpoints.best_step() if metric else None
         if step is None:
@@ -161,17 +164,19 @@ def start_state(experiment: Experiment) -> TrainState:
         )
     given = other_parameters(train.init_from)
     found = transfer(state, given, train.init_rename, train.init_skip)
-    echo(f"from {train.init_from}: took {len(found.taken)} parameters")
+    echo(f"from {printable(train.init_from)}: took {len(found.taken)} parameters")
     for path, why in found.left.items():
-        echo(f"  not taken: {path} ({why})")
+        echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
-        echo(f"  not used: {', '.join(found.unused)}")
+        echo(f"  not used: {', '.join(map(printable, found.unused))}")
     return found.state
 
 
 def other_parameters(init_from: str) -> dict[str, Any]:
     """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
-    some, as numpy arrays."""
+    some, or of a `.safetensors` file, as numpy arrays."""
+    if init_from.endswith(safetensors.SUFFIX):
+        return safetensors.read_parameters(expand("config.train.init_from", init_from))
     workdir, _, step = init_from.rpartition(":")
     if not (workdir and step.isdecimal()):
         workdir, step = init_from, ""
@@ -184,7 +189,7 @@ def other_parameters(init_from: str) -> dict[str, Any]:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise UserError(
             f"config.train.init_from={init_from}: no such checkpoint in {path} (there: {there}); "
-            "write WORKDIR or WORKDIR:STEP of a run"
+            "write WORKDIR or WORKDIR:STEP of a run, or FILE.safetensors"
         )
     averages = checkpoints.parameters(found[0], "ema")
     return {**found[1], **(averages[1] if averages else {})}

@@ -1,5 +1,6 @@
 """Generation: from a trained state to pictures and texts in files."""
 
+import contextlib
 import itertools
 import re
 import sys
@@ -12,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from aigc_jax import rng
+from aigc_jax import keys, rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate import writers
+from aigc_jax.generate.arrays import writing_arrays
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
@@ -156,23 +158,24 @@ def generate(
     step = int(state.step)
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})
     files: list[str] = []
-    kept: list[Samples] = []
     shown: Any = None
     first = 0
-    for samples in make(state):
-        if is_lead():
-            args = {"first": first, "total": num, "overwrite": overwrite}
-            pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
-            files += [str(path) for path, _ in pages]
-            shown = pages[0][1] if shown is None else shown
-            if images:
-                writers.write_single_images(images, samples, **args)
-            kept += [samples] if npz else []
-        first += len(next(iter(samples.values())))
+    with contextlib.ExitStack() as held:
+        if npz and is_lead():
+            keep = held.enter_context(writing_arrays(npz, num, overwrite=overwrite))
+        for samples in make(state):
+            if is_lead():
+                args = {"first": first, "total": num, "overwrite": overwrite}
+                if npz:
+                    keep(samples)  # before the pages: it says at once where there is no room
+                pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
+                files += [str(path) for path, _ in pages]
+                shown = pages[0][1] if shown is None else shown
+                if images:
+                    writers.write_single_images(images, samples, **args)
+            first += len(next(iter(samples.values())))
     result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **(text or {})}
     if is_lead():
-        if npz:
-            writers.write_arrays(npz, gather(iter(kept)), overwrite=overwrite)
         result |= {"path": files[0], "paths": files}
         if isinstance(shown, str):
             result["text"] = shown
@@ -201,6 +204,8 @@ def sample_chunks(
         `make(inference_state, beat) -> chunks of samples`, and the number of samples.
     """
     tokenizer = experiment.data.tokenizer
+    keys.check_asked(num=num, seed=seed, prompt=prompt, **(text or {}))
+    keys.check_asked(max_new_tokens=settings.max_new_tokens)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, escaped, printable
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import of_all
 from aigc_jax.run.files import open_lines, read_lines, writing
@@ -354,10 +354,15 @@ def _git_commit() -> str | None:
 
 def describe(values: dict[str, float]) -> str:
     """`name 1.234, ...`"""
-    return ", ".join(f"{name} {value:.4g}" for name, value in of_all(values).items())
+    shown = of_all(values).items()
+    return ", ".join(f"{printable(name)} {value:.4g}" for name, value in shown)
 
 
 def echo(line: str) -> None:
-    """A line on the console, beside the progress bar; stdout is for results."""
+    """A line on the console, or lines, beside the progress bar; stdout is for results.
+
+    Control characters in them are escaped. A name from outside is for `errors.printable` first: it
+    may hold a line break.
+    """
     if is_lead():
-        tqdm.write(line, file=sys.stderr)
+        tqdm.write("\n".join(map(escaped, line.split("\n"))), file=sys.stderr)
