@@ -257,7 +257,6 @@ VERBS = {
         (
             CONFIG,
             OF_RUN,
-            Flag("kind", str, "samples", "samples, interpolation or reconstructions"),
             *(Flag(name, type(key.default), *key) for name, key in keys.GENERATE.items()),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),

@@ -197,6 +197,7 @@ EVALUATION: Table = {
 }
 
 GENERATE: Table = {
+    "kind": Key("samples", "samples, interpolation or reconstructions", TEXT),
     "num": Key(
         0,
         "how many; by default 100 images, 50 reconstructions or 1 text",

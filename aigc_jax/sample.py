@@ -204,8 +204,8 @@ def sample_chunks(
         `make(inference_state, beat) -> chunks of samples`, and the number of samples.
     """
     tokenizer = experiment.data.tokenizer
+    keys.check_asked(kind=settings.kind, max_new_tokens=settings.max_new_tokens)
     keys.check_asked(num=num, seed=seed, prompt=prompt, **(text or {}))
-    keys.check_asked(max_new_tokens=settings.max_new_tokens)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:
