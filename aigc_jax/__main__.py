@@ -238,7 +238,7 @@ VERBS = {
                 "executable",
                 str,
                 "",
-                "file with the compiled step, made if it is not there; its content is run (pickle)",
+                "file with the compiled step, made if not there; its content is run (pickle)",
             ),
             *PROCESSES,
         ),
