@@ -24,6 +24,7 @@ from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json, write_
 
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
 SEEDS = ranges.Range(0, 1024, "[]", whole=True)
+SIMULATED = ranges.Range(0, 4096, "[]", whole=True)
 STEP = ranges.Range(-1, ranges.LARGE, whole=True)
 SLICES = ranges.Range(1, 1024, "[]", whole=True)
 CONFIG = Flag(
@@ -175,6 +176,25 @@ def compile(flags, config, _) -> dict[str, Any]:
     )
 
 
+def check(flags, config, _) -> dict[str, Any]:
+    if config is None:
+        raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
+    if flags.topology and flags.devices:
+        raise UserError("--topology and --devices do not go together")
+    workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
+    with _alone(config, flags.devices):
+        from aigc_jax.check import check
+
+        return check(
+            config,
+            workdir,
+            topology=flags.topology,
+            slices=flags.slices,
+            devices=flags.devices,
+            compiled=flags.compile,
+        )
+
+
 def data(flags, config, words) -> dict[str, Any]:
     from aigc_jax.data import catalog
 
@@ -267,6 +287,19 @@ VERBS = {
         ),
         "aigc generate --workdir=runs/dcgan --num=25 --seed=1",
         generate,
+    ),
+    "check": Verb(
+        "look for everything that would stop a run, in seconds, before it costs; exit 2 if so",
+        (
+            CONFIG,
+            WORKDIR,
+            Flag("topology", str, "", "KIND:SHAPE of the TPU slice it is for, as in `compile`"),
+            Flag("slices", int, 1, "how many of that slice", SLICES),
+            Flag("devices", int, 0, "how many devices it is for, simulated here", SIMULATED),
+            Flag("compile", bool, False, "compile the step too: what memory it takes; minutes"),
+        ),
+        "aigc check --config=gan/dcgan:quickstart --devices=8",
+        check,
     ),
     "export": Verb(
         "write a run's networks as a .safetensors file, for other programs and for init_from",
@@ -380,6 +413,8 @@ def _main(argv: list[str]) -> int:
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):
         raise UserError(problem)
+    if result.get("ok") is False:  # of `check`
+        return 2
     stopped = result.get("stopped")
     return 128 + signal.Signals[stopped] if stopped else 0
 
@@ -438,12 +473,15 @@ def _joined(flags, config):
 
 
 @contextlib.contextmanager
-def _alone(config):
-    """Makes the devices, for a verb of one process."""
+def _alone(config, devices: int = 0):
+    """Makes the devices, or so many on a CPU, for a verb of one process."""
     _quiet()
     from aigc_jax.parallel import processes
 
-    processes.cpu_devices(config)
+    if devices:
+        processes.simulated_devices(devices)
+    else:
+        processes.cpu_devices(config)
     processes.check_devices()
     yield
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MOST_NAMES = 40  # in one message
+
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong and what to do. The command line exits with 2.
@@ -21,7 +23,8 @@ def nearest(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     if close:
         return f'; did you mean "{close[0]}"?'
-    return f"; known: {', '.join(known)}"
+    more = f", ... ({len(known)} in all)" if len(known) > MOST_NAMES else ""
+    return f"; known: {', '.join(known[:MOST_NAMES])}{more}"
 
 
 def lookup(table: dict, name: Any, what: str):

@@ -27,7 +27,7 @@ FLOORS = (
     ("config_files", "rows"),
     ("reproduce", "compare"),
     ("api",),
-    ("__init__", "command_line", "manual", "export"),
+    ("__init__", "command_line", "manual", "check", "export"),
     ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
