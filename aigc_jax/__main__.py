@@ -24,6 +24,7 @@ from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json, write_
 
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
 SEEDS = ranges.Range(0, 1024, "[]", whole=True)
+PROCESS = ranges.Range(-1, 2**20, "[]", whole=True)
 SIMULATED = ranges.Range(0, 4096, "[]", whole=True)
 STEP = ranges.Range(-1, ranges.LARGE, whole=True)
 SLICES = ranges.Range(1, 1024, "[]", whole=True)
@@ -40,7 +41,7 @@ OVERWRITE = Flag("overwrite", bool, False, "replace files that are there")
 PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
     Flag("num_processes", int, 0, "several processes: how many", ranges.SIZE_OR_ZERO),
-    Flag("process_id", int, -1, "several processes: which one this is, from 0"),
+    Flag("process_id", int, -1, "several processes: which one this is, from 0", PROCESS),
     Flag("join_timeout", int, 300, "several processes: seconds to wait for the others", SECONDS),
 )
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: of the file; its directory exists.
+
+    Raises:
+        OSError: it cannot be written, or there is something else than a file: root would take the
+            name of a device from it for good.
     """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise FileExistsError(errno.EEXIST, "There is something else than a file", str(path))
     # Another one for each that writes, on whatever host, and no longer than names may be.
     partial = path.with_name(f".{path.name[:40]}.{os.getpid()}-{os.urandom(4).hex()}.partial")
     try:

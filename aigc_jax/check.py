@@ -192,7 +192,7 @@ class Target:
         saved = f"every {every:,} and" if every else "only"
         return f"{self.experiment.num_steps:,} steps, a checkpoint {saved} at the end"
 
-    def _memory(self) -> float:
+    def _memory(self) -> int | float:
         """Bytes of a device, as far as they are known."""
         if self._chip:
             return self._chip.hbm_bytes
@@ -290,5 +290,5 @@ def _seconds_to_write(folder: Path, size: int) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _size(count: float) -> str:
+def _size(count: int | float) -> str:
     return f"{count / 2**30:,.2f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

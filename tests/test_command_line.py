@@ -134,6 +134,8 @@ BAD = {
     "no run": (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
     "no workdir": (["generate"], "--workdir=DIR is missing"),
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
+    "process alone": (["train", VAE, "--process_id=5"], "--coordinator, --num_processes missing"),
+    "process": (["train", VAE, "--process_id=-2"], "--process_id=-2 is out of range"),
     "data verb": (["data", "lst"], "aigc data list"),
     "data name": (["data", "prepare", "mnits"], 'did you mean "mnist"'),
     "bench": (["bench", VAE, "--what=trian"], 'did you mean "train"'),

@@ -63,7 +63,7 @@ def initialize(
         # the first to end waits so long for the last, which may still write
         shutdown_timeout_seconds=300,
     )
-    if coordinator is None and num_processes in (None, 1):
+    if coordinator is None and num_processes in (None, 1) and not process_id:
         launcher = next((name for name in _LAUNCHERS if env.get(name) and _integer(name) > 1), "")
         if launcher or _on_tpu():
             connect(

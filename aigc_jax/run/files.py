@@ -52,7 +52,7 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     """The path, its directory made, or a `UserError` before hours of work are lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfit = path.is_dir()
+        unfit = path.exists() and not path.is_file()  # a directory, a device, a pipe
     except OSError as error:
         raise UserError(f"cannot write --{flag}={value}: {error.strerror}") from None
     if unfit or not os.access(path.parent, os.W_OK):
