@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -156,6 +157,8 @@ def generate(
     state = experiment.compile_inference()(state)
     make, num = sample_chunks(experiment, settings, num, seed, prompt, text)
     step = int(state.step)
+    if tokenizer is not None:
+        check_room(out or workdir, num, settings.max_new_tokens)
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})
     files: list[str] = []
     shown: Any = None
@@ -180,6 +183,18 @@ def generate(
         if isinstance(shown, str):
             result["text"] = shown
     return result
+
+
+def check_room(path: Path, num: int, tokens: int) -> None:
+    """The disk has room for texts of so many tokens, a byte each at least, or a `UserError`: it is
+    known before the first of them is made, which may take hours."""
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    needed, free = num * tokens, shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"{num:,} texts of {tokens:,} tokens take {needed / 1e9:,.0f} GB or more, and "
+            f"{free / 1e9:,.0f} GB are free in {there}; use a smaller --num or --max_new_tokens"
+        )
 
 
 def sample_chunks(

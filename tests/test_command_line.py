@@ -362,6 +362,12 @@ def test_prompt_outside_the_vocabulary_is_named(text_run, capsys):
     assert "☃" in capsys.readouterr().err
 
 
+def test_texts_that_no_disk_holds_are_refused_before_the_first_is_made(text_run, capsys):
+    flags = ["--num=1000000000", "--max_new_tokens=4194304"]
+    assert aigc("generate", f"--workdir={text_run}", *flags) == 2
+    assert "4,194,304 GB or more" in capsys.readouterr().err
+
+
 def test_unknown_kind_is_refused(text_run, capsys):
     assert aigc("generate", f"--workdir={text_run}", "--kind=pictures") == 2
     assert "it makes: samples" in capsys.readouterr().err
