@@ -222,9 +222,8 @@ def reproduce(flags, _, words) -> dict[str, Any]:
         found = listing(out)
         for row in found:
             published = "" if row["published"] is None else f"published {row['published']:g}"
-            print(
-                f"{row['row']:24} {published:18} ours {row['ours'] or '-':16} {row['state']}",
-                file=sys.stderr,
+            console.say(
+                f"{row['row']:24} {published:18} ours {row['ours'] or '-':16} {row['state']}"
             )
         return {"rows": found}
     if len(words) != 1:

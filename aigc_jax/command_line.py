@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,7 +101,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         message = f"unknown flag --{printable(error.flagname)}{nearest(error.flagname, known)}"
         raise UserError(message) from None
     except Exception as error:  # the parsers of values raise what they like
-        raise UserError(_flag_error(error, config)) from None
+        raise UserError(_flag_error(error, config, flags)) from None
     for flag in flags:
         if flag.allowed is not None:
             ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
@@ -220,8 +219,13 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
     return None
 
 
-def _flag_error(error: Exception, config: ConfigDict | None) -> str:
+def _flag_error(error: Exception, config: ConfigDict | None, flags: Sequence[Flag]) -> str:
     message = first_line(error) or type(error).__name__
+    wrong = re.match(r"flag --(\w+)=(.*?): ", message)
+    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+    for flag in flags:
+        if wrong and flag.name == wrong[1] and flag.type in kinds:
+            return f"--{flag.name}={wrong[2]} is not {kinds[flag.type]}"
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message)
     if match and config is not None:
         now: Any = config

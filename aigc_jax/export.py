@@ -23,7 +23,8 @@ def export(
     averaged: bool = True,
 ) -> dict[str, Any]:
     """Writes what a run evaluates and generates with, parameters and statistics of all networks,
-    as a `.safetensors` file (`interop/safetensors.py`), whole or not at all.
+    as a `.safetensors` file (`interop/safetensors.py`), whole or not at all. Of a run with several
+    seeds the first is taken.
 
     Args:
         config: of the run.
@@ -41,7 +42,7 @@ def export(
         UserError: there is no such checkpoint.
     """
     experiment = experiment_of(config, workdir)
-    state = restore(experiment, workdir, best=best, step=step)
+    state = experiment.run_of(restore(experiment, workdir, best=best, step=step))
     state = experiment.compile_inference(averaged)(state)
     stored = json.dumps(as_json(experiment.config), sort_keys=True)
     metadata = {

@@ -97,3 +97,13 @@ def test_the_workdir_is_looked_at_and_left_alone(check, two_runs, tmp_path):
     check(VAE, "--config.seed=3", workdir=half)
     left = {path: path.stat().st_mtime_ns for path in half.rglob("*") if path.is_file()}
     assert left == {path: time for path, time in before.items() if "checkpoints" not in str(path)}
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "generate", "export"])
+def test_only_training_needs_a_batch_that_the_devices_divide(verb, two_runs, tmp_path, capsys):
+    half = shutil.copytree(two_runs / "half", tmp_path / "half")
+    sizes = ["--config.data.batch_size=30", "--config.data.eval_batch_size=7"]
+    out = [f"--out={tmp_path / 'a.safetensors'}"] if verb == "export" else []
+    with pytest.raises(SystemExit) as exit:
+        main([verb, f"--workdir={half}", *sizes, *out])
+    assert exit.value.code == 0, capsys.readouterr().err

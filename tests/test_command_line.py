@@ -136,6 +136,8 @@ BAD = {
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
     "process alone": (["train", VAE, "--process_id=5"], "--coordinator, --num_processes missing"),
     "process": (["train", VAE, "--process_id=-2"], "--process_id=-2 is out of range"),
+    "no number": (["generate", "--num=1.5"], "--num=1.5 is not a whole number"),
+    "no truth value": (["evaluate", "--best=maybe"], "--best=maybe is not true or false"),
     "data verb": (["data", "lst"], "aigc data list"),
     "data name": (["data", "prepare", "mnits"], 'did you mean "mnist"'),
     "bench": (["bench", VAE, "--what=trian"], 'did you mean "train"'),
