@@ -21,7 +21,7 @@ from aigc_jax.interop import safetensors
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import expand
 from aigc_jax.run.observe import echo
-from aigc_jax.tasks.task import TrainState
+from aigc_jax.tasks.task import TrainState, merge
 from aigc_jax.tasks.transfer import transfer
 
 
@@ -192,4 +192,8 @@ def other_parameters(init_from: str) -> dict[str, Any]:
             "write WORKDIR or WORKDIR:STEP of a run, or FILE.safetensors"
         )
     averages = checkpoints.parameters(found[0], "ema")
-    return {**found[1], **(averages[1] if averages else {})}
+    frozen = checkpoints.parameters(found[0], "frozen")
+    given = {**found[1], **(averages[1] if averages else {})}
+    for name, tree in (frozen[1] if frozen else {}).items():
+        given[name] = merge(given.get(name, {}), tree)
+    return given

@@ -132,3 +132,16 @@ def test_bad_input_is_one_line(gan, tmp_path, capsys):
     path = tmp_path / "file.safetensors"
     assert aigc(capsys, "export", f"--workdir={gan}", f"--out={path}", "--overwrite")[0] == 0
     assert read(path).metadata["step"] == "2"
+
+
+def test_frozen_parameters_are_exported_and_started_from(tmp_path, capsys):
+    config = make_config("vae", train__duration="1 steps", train__freeze=("encoder",))
+    config.train.update({key.partition("__")[2]: value for key, value in NEVER.items()})
+    train(config, tmp_path / "run")
+    out = tmp_path / "a.safetensors"
+    aigc(capsys, "export", f"--workdir={tmp_path / 'run'}", f"--out={out}")
+    expected = flatten_dict(aigc_jax.load(tmp_path / "run").params, sep="/")
+    for path in (out, tmp_path / "run"):
+        start = start_state(Experiment(make_config("vae", seed=5, train__init_from=str(path))))
+        found = {n: net.variables()["params"] for n, net in jax.device_get(start).networks.items()}
+        assert_same(flatten_dict(found, sep="/"), expected)
