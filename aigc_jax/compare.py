@@ -1,5 +1,6 @@
 """Runs and rows side by side: their configs' differences, their metrics, their curves."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
 
 def workdir_of(place: str) -> Path:
     """The directory of a run, or of a row that was run."""
-    for path in (Path(place).expanduser(), Path("runs/reproduce", place)):
+    for path in (Path(os.path.expanduser(place)), Path("runs/reproduce", place)):
         if (path / "config.json").is_file():
             return path
     known = f"; rows are {', '.join(rows.names())}" if "/" not in place else ""

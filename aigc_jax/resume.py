@@ -180,7 +180,7 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     workdir, _, step = init_from.rpartition(":")
     if not (workdir and step.isdecimal()):
         workdir, step = init_from, ""
-    path = Path(workdir).expanduser() / "checkpoints"
+    path = expand("config.train.init_from", workdir) / "checkpoints"
     checkpoints = Checkpoints(path, read_only=True)
     number = int(step) if step else None
     steps = checkpoints.steps()

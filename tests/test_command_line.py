@@ -136,6 +136,11 @@ BAD = {
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
     "process alone": (["train", VAE, "--process_id=5"], "--coordinator, --num_processes missing"),
     "process": (["train", VAE, "--process_id=-2"], "--process_id=-2 is out of range"),
+    "a start of nobody": (
+        ["train", VAE, "--config.train.init_from=~nobodyatall/run"],
+        "there is no home directory",
+    ),
+    "runs of nobody": (["compare", "~nobodyatall/a", "~nobodyatall/b"], "is no run"),
     "no number": (["generate", "--num=1.5"], "--num=1.5 is not a whole number"),
     "no truth value": (["evaluate", "--best=maybe"], "--best=maybe is not true or false"),
     "data verb": (["data", "lst"], "aigc data list"),
