@@ -37,7 +37,7 @@ def commands() -> list[tuple[int, list[str]]]:
         size = flags.get("type", "").rpartition("-")[2] or None
         if "topology" in flags:
             size = math.prod(map(int, flags["topology"].partition(":")[2].split("x")))
-        if "gpus" in flags:
+        if "nodes" in flags:
             size = int(flags["nodes"]) * int(flags["gpus"])
         if "processes" in flags:
             size = int(flags["processes"]) * int(flags["devices"])
