@@ -13,6 +13,7 @@ from aigc_jax.ranges import (
     COUNT,
     COUNT_OR_ZERO,
     PATTERNS,
+    RENAMES,
     SIZE,
     SIZE_OR_ZERO,
     SWITCH,
@@ -81,7 +82,7 @@ TRAIN: Table = {
     "init_from": Key(
         "", "WORKDIR[:STEP] of another run, or FILE.safetensors: start from its parameters", TEXT
     ),
-    "init_rename": Key((), "((regex, replacement), ...) from its parameter paths to ours", TUPLE),
+    "init_rename": Key((), "((regex, replacement), ...) from its parameter paths to ours", RENAMES),
     "init_skip": Key((), "regexes of our parameter paths left as they were drawn", PATTERNS),
     "precision": Key(
         "float32",

@@ -15,7 +15,7 @@ from aigc_jax.data.examples import Feature
 from aigc_jax.data.identity import changes
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import safetensors
 from aigc_jax.run.checkpoint import Checkpoints
@@ -78,7 +78,16 @@ def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> 
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     meta = checkpoints.meta()
     assert meta is not None
-    return Experiment(config, data=None if with_data else described_data(meta["data"]))
+    if with_data:
+        return Experiment(config)
+    try:
+        data = described_data(meta["data"])
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"the newest checkpoint in {checkpoints.directory} does not say what its data were "
+            f"({first_line(error) or type(error).__name__}): no run wrote it so; take another one"
+        ) from None
+    return Experiment(config, data=data)
 
 
 def restore(
@@ -130,7 +139,8 @@ def restore_newest(
 def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:
     """The data are those of a checkpoint, or a `UserError` says what changed; with `force` a
     warning does. Another vocabulary is an error all the same: tokens would mean something else."""
-    stored = (meta or {}).get("data", {})
+    stored = (meta or {}).get("data")
+    stored = stored if isinstance(stored, dict) else {}
     data = experiment.data
     if data.tokenizer is not None and stored.get("tokenizer", "") not in (
         "",

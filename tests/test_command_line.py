@@ -136,6 +136,11 @@ BAD = {
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
     "process alone": (["train", VAE, "--process_id=5"], "--coordinator, --num_processes missing"),
     "process": (["train", VAE, "--process_id=-2"], "--process_id=-2 is out of range"),
+    "renames": (
+        ["train", VAE, "--config.train.init_rename=((1,2),)"],
+        "is not a tuple of (regular",
+    ),
+    "a rename": (["train", VAE, "--config.train.init_rename=(('(','x'),)"], "replacement) pairs"),
     "a start of nobody": (
         ["train", VAE, "--config.train.init_from=~nobodyatall/run"],
         "there is no home directory",

@@ -1,6 +1,7 @@
 """An exported run is the run: the same bits, read by others, and the start of another run."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop.safetensors import read
 from aigc_jax.resume import start_state
+from aigc_jax.run.stored import checksum
 from aigc_jax.train import train
 
 NEVER = {f"train__{name}_every": "never" for name in ("log", "eval", "sample")}
@@ -100,6 +102,21 @@ def test_what_is_no_start_is_one_line(gan, tmp_path):
         with pytest.raises(UserError, match=message) as error:
             start(path)
         assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "data", [None, [], {}, {"name": "x", "split": "y", "size": 3}, {"features": {"image": [[1]]}}]
+)
+def test_a_description_that_no_run_wrote_is_one_line(data, gan, tmp_path, capsys):
+    run = shutil.copytree(gan, tmp_path / "run")
+    for path in run.glob("checkpoints/*/meta/metadata"):
+        meta = {**json.loads(path.read_text()), "data": data}
+        meta.pop("checksum")
+        path.write_text(json.dumps({**meta, "checksum": checksum(meta)}))
+    code, _, err = aigc(capsys, "export", f"--workdir={run}", f"--out={tmp_path}/a.safetensors")
+    assert code == 2
+    assert "does not say what its data were" in err
+    assert err.count("\n") == 1
 
 
 def test_bad_input_is_one_line(gan, tmp_path, capsys):
