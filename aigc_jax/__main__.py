@@ -8,6 +8,7 @@ to stderr.
 
 import aigc_jax.run.early  # noqa: F401, I001  (before the rest)
 import contextlib
+import re
 import signal
 import sys
 import traceback
@@ -98,6 +99,7 @@ def generate(flags, config, _) -> dict[str, Any]:
             text={name: flags[name] for name in ("temperature", "top_k", "top_p")},
             overwrite=flags.overwrite,
             best=flags.best,
+            labels=_numbers("labels", flags.labels),
             **paths,
         )
 
@@ -124,6 +126,13 @@ def export(flags, config, _) -> dict[str, Any]:
             best=flags.best,
             averaged=flags.parameters == "average",
         )
+
+
+def _numbers(flag: str, text: str) -> tuple[int, ...]:
+    """`3` or `0,3,7` as numbers."""
+    if not re.fullmatch(r"([0-9]{1,9}(,[0-9]{1,9})*)?", text):
+        raise UserError(f'--{flag}="{printable(text)}": write numbers with commas, e.g. 0,3,7')
+    return tuple(map(int, filter(None, text.split(","))))
 
 
 def _to_write(flag: str, value: str) -> Path | None:
@@ -247,6 +256,23 @@ def compare(flags, _, words) -> dict[str, Any]:
     return compare(words, path, flags.metric)
 
 
+def metrics(flags, _, words) -> dict[str, Any]:
+    if len(words) != 2:
+        raise UserError("write `aigc metrics REAL FAKE`: two folders of images, .npz or .npy files")
+    _quiet()
+    from aigc_jax.compare_sets import compare
+
+    return compare(
+        *words,
+        features=flags.features,
+        metrics=flags.metrics,
+        value_range=flags.range,
+        weights=flags.weights,
+        k=flags.k,
+        splits=flags.splits,
+    )
+
+
 VERBS = {
     "train": Verb(
         "train a model, or go on with a run that stopped",
@@ -278,6 +304,7 @@ VERBS = {
             CONFIG,
             OF_RUN,
             *(Flag(name, type(key.default), *key) for name, key in keys.GENERATE.items()),
+            Flag("labels", str, "", "of a model with classes: those to make, 3 or 0,3,7"),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),
             Flag("npz", str, "", "file for all samples as arrays, too"),
@@ -320,6 +347,24 @@ VERBS = {
         (),
         "aigc data list",
         data,
+    ),
+    "metrics": Verb(
+        "distances of two sets of images, folders or .npz files, without any run",
+        (
+            Flag("features", str, "inception", "or digits, pixels: whose distances"),
+            Flag(
+                "metrics",
+                str,
+                "frechet, kid, prdc",
+                "and inception_score, class_histogram, stacked_modes",
+            ),
+            Flag("range", str, "auto", "of floating-point arrays: bytes, unit or signed"),
+            Flag("weights", str, "", "file of Inception's weights (or AIGC_INCEPTION_WEIGHTS)"),
+            Flag("k", int, 5, "prdc: the neighbour that a ball reaches to", keys.FEW),
+            Flag("splits", int, 1, "inception_score: equal parts, each with a score", keys.FEW),
+        ),
+        "aigc metrics photos/test generated/ --features=pixels --metrics=kid,prdc",
+        metrics,
     ),
     "bench": Verb(
         "measure the speed of a config's train step, input or generation on this machine",
@@ -408,7 +453,7 @@ def _main(argv: list[str]) -> int:
         console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
-    if words and name not in ("data", "reproduce", "compare"):
+    if words and name not in ("data", "reproduce", "compare", "metrics"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):

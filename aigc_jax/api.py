@@ -1,5 +1,6 @@
 """The door for Python: a run in a work directory as an object."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,11 @@ class Run:
         temperature: float = 0.8,
         top_k: int = 0,
         top_p: float = 1.0,
+        labels: Sequence[int] = (),
     ) -> dict[str, Any]:
-        """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, or `{"tokens": [num,
-        length], "text": list of str}`. The arguments are those of `aigc generate`.
+        """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, `{"point": [num, 2]}` or
+        `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
+        arguments are those of `aigc generate`.
 
         Raises:
             UserError: an argument is out of its range (`keys.GENERATE`), or is not for this run.
@@ -84,7 +87,9 @@ class Run:
         tokenizer = experiment.data.tokenizer
         text = {"temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
         text = {} if tokenizer is None else text
-        make, _ = sample_chunks(experiment, Settings(kind, max_new_tokens), num, seed, prompt, text)
+        make, _ = sample_chunks(
+            experiment, Settings(kind, max_new_tokens), num, seed, prompt, text, labels
+        )
         samples: dict[str, Any] = gather(make(self.inference))
         if tokenizer is not None:
             samples["text"] = [tokenizer.decode(tokens) for tokens in samples["tokens"]]

@@ -113,7 +113,7 @@ def _input(experiment: Experiment, rounds: int) -> dict[str, Any]:
 
 def _generate(experiment: Experiment, rounds: int) -> dict[str, Any]:
     unit, _ = experiment.unit
-    num, settings = (100, Settings()) if unit == "images" else (8, Settings(max_new_tokens=256))
+    num, settings = (8, Settings(max_new_tokens=256)) if unit == "tokens" else (100, Settings())
     num += -num % batch_shards(experiment.mesh)
     state = experiment.compile_inference()(experiment.init())
     key = rng.stream_key(experiment.config.seed, "generate")
@@ -123,7 +123,7 @@ def _generate(experiment: Experiment, rounds: int) -> dict[str, Any]:
     jax.block_until_ready(run(state, key, ids, {}))
     compile_seconds = time.perf_counter() - begin
     seconds = measure(lambda: run(state, key, ids, {}), rounds)
-    made = num * (1 if unit == "images" else settings.max_new_tokens)
+    made = num * (settings.max_new_tokens if unit == "tokens" else 1)
     speed = _speed(seconds, unit, made, "call")
     return {"compile_seconds": compile_seconds, "num": num, **speed}
 

@@ -133,6 +133,7 @@ def fill_shared(config: Config) -> None:
     fill(config.data, data)
     for value in config.evals.values():
         fill(value, evaluation())
+        fill(value, {name: key.default for name, key in (_of_type(value) or {}).items()})
     for value in config.optimizer.values():
         fill(value, optimizer())
 
@@ -162,11 +163,22 @@ def shared_keys(config: Config) -> dict[str, keys.Key]:
         "": keys.TOP,
         "data.": keys.TEXTS if "block_size" in config.data else keys.IMAGES,
         **{f"optimizer.{network}.": keys.OPTIMIZER for network in config.optimizer},
-        **{f"evals.{name}.": keys.EVALUATION for name in config.evals},
+        **{f"evals.{name}.": evaluation_keys(value) for name, value in config.evals.items()},
         "train.": keys.TRAIN,
         "parallel.": keys.PARALLEL,
     }
     return {path + name: key for path, table in tables.items() for name, key in table.items()}
+
+
+def evaluation_keys(section: Config) -> keys.Table:
+    """The row of every key of an evaluation, those of its type too."""
+    return {**keys.EVALUATION, **(_of_type(section) or {})}
+
+
+def _of_type(section: Config) -> keys.Table | None:
+    """The settings of an evaluation's type; None of a type that checks them itself."""
+    kind = section.get("type", "")
+    return keys.EVALUATION_SETTINGS.get(kind) if isinstance(kind, str) else None
 
 
 def check(config: Config, allowed: dict[str, Any]) -> None:
@@ -184,10 +196,11 @@ def check(config: Config, allowed: dict[str, Any]) -> None:
     """
     known = {path: key.allowed for path, key in shared_keys(config).items()} | allowed
     known |= dict.fromkeys(("task.name", "model.name"), ranges.TEXT)
+    own = [f"evals.{name}." for name, value in config.evals.items() if _of_type(value) is None]
     for path, value in flatten(config, sections=ConfigDict).items():
         if path in known:
             ranges.check(value, known[path], f"config.{path}")
-        elif not re.match(r"evals\.|optimizer\.[^.]+\.args\.", path):
+        elif not re.match(r"optimizer\.[^.]+\.args\.", path) and not path.startswith(tuple(own)):
             raise UserError(f"unknown config.{path}{nearest(path, known)}")
     if config.train.best:
         best_metric(config.train.best)

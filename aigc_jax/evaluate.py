@@ -10,11 +10,13 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax.config import Config, best_metric
+from aigc_jax.distribution import distribution
 from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
+from aigc_jax.reconstructions import reconstructions
 from aigc_jax.resume import restore
 from aigc_jax.run.report import write_report
 from aigc_jax.tasks.task import TrainState, inference_state
@@ -86,9 +88,15 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
     return tuple(f"{n}_{s}" for n in names for s in summaries), evaluate
 
 
-EVALUATIONS = {"mean": mean, "per_example": per_example}
+EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
+    "mean": mean,
+    "per_example": per_example,
+    "distribution": distribution,
+    "reconstructions": reconstructions,
+}
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
-`evaluate` takes an `inference_state` and a `Beat`."""
+`evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card. The settings of
+a type stand in `keys.EVALUATION_SETTINGS`."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -134,10 +142,11 @@ def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
         key = f"config.evals.{name}"
         make = lookup(EVALUATIONS, settings.type, f"{key}.type")
         lookup({"average": 0, "last": 0}, settings.parameters, f"{key}.parameters")
-        metrics, run = make(experiment, name)
+        metrics, run, *more = make(experiment, name)
         every = experiment.in_steps(settings.every or config.train.eval_every, f"{key}.every")
         averaged = settings.parameters == "average"
-        found[name] = Evaluation(every, averaged, metrics, run, card(experiment, name))
+        protocol = card(experiment, name) | (more[0] if more else {})
+        found[name] = Evaluation(every, averaged, metrics, run, protocol)
     return found
 
 

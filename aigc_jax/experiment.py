@@ -97,7 +97,7 @@ class Experiment:
     def unit(self) -> tuple[str, int]:
         """What throughput counts, and how many of it an example holds."""
         if self.data.window is None:
-            return "images", 1
+            return "points" if "point" in self.data.features else "images", 1
         return "tokens", self.data.window.length - 1
 
     @property
@@ -202,6 +202,8 @@ class Experiment:
 
         def prepare(state: TrainState) -> TrainState:
             state = inference_state(state, averaged)
+            if self.config.parallel.mode == "pmap":  # which left it on a mesh of its own
+                state = jax.device_put(state, shardings)
             new = {
                 name: state.networks[name].replace(stats=stats)
                 for name, stats in run(state).items()
@@ -216,7 +218,7 @@ class Experiment:
         if settings.kind not in self.task.kinds:
             raise UserError(
                 f'task {self.config.task.name} cannot generate "{settings.kind}"; '
-                f"it makes: {', '.join(self.task.kinds)}"
+                f"it makes: {', '.join(self.task.kinds) or 'nothing'}"
             )
         split = batch_sharding(self.mesh)
 
@@ -332,8 +334,18 @@ def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
 def data_spec(config: Config, data: Dataset) -> Spec:
     """What the data brings to the task."""
     if data.window is None:
+        label = data.features.get("label")
+        num_classes = label.num_classes if label else None
+        if "point" in data.features:
+            (coordinates,) = data.features["point"].shape
+            return Spec(data.name, num_classes=num_classes, coordinates=coordinates)
         low, high, _ = transforms.value_range(config.data)
         height, width, channels = transforms.features(config.data, data.features)["image"].shape
-        return Spec(data.name, shape=(height, width, channels), value_range=(low, high))
+        return Spec(
+            data.name,
+            shape=(height, width, channels),
+            value_range=(low, high),
+            num_classes=num_classes,
+        )
     assert data.tokenizer is not None
     return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)

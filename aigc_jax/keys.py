@@ -188,7 +188,7 @@ OPTIMIZER: Table = {
 }
 
 EVALUATION: Table = {
-    "type": Key("mean", "or per_example: how the examples spread", TEXT),
+    "type": Key("mean", "or per_example, distribution, reconstructions: docs/metrics.md", TEXT),
     "split": Key("", '"" as config.data.eval_split', TEXT),
     "every": Key("", '"" as config.train.eval_every', DURATION),
     "batch_size": Key(0, "0 as config.data.eval_batch_size", BATCH._replace(low=0)),
@@ -215,6 +215,27 @@ GENERATE: Table = {
 }
 """What `aigc generate` and `Run.generate` are asked for."""
 
+# The settings of single types of evaluations; one that is not here checks its own.
+EVALUATION_SETTINGS: dict[str, Table] = {
+    "mean": {},
+    "per_example": {},
+    "reconstructions": {},
+    "distribution": {
+        "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
+        "metrics": Key(
+            "frechet, kid, prdc",
+            "and inception_score, class_histogram, stacked_modes, memorisation",
+            TEXT,
+        ),
+        "num_samples": Key(0, "generated images; 0: as many as the split has", COUNT_OR_ZERO),
+        "uint8": Key(True, "round generated images to the 256 levels of a file", SWITCH),
+        "seed": Key(0, "of the noise; samples are those of `aigc generate --seed`", ranges.SEED),
+        "k": Key(5, "prdc: the neighbour that a ball reaches to", FEW),
+        "splits": Key(1, "inception_score: equal parts, each with a score", FEW),
+        "weights": Key("", "inception: the file; see aigc_jax/metrics/networks.py", TEXT),
+    },
+}
+
 # The fields of tasks and linen modules, of all or (CLASS.field) of one.
 FIELDS: dict[str, Allowed] = {
     **dict.fromkeys(("latent_dim", "embed_dim"), SIZE),
@@ -222,12 +243,24 @@ FIELDS: dict[str, Allowed] = {
     "num_heads": FEW,
     **dict.fromkeys(("num_layers", "kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),
     "features": each(SIZE, least=1),
+    "SmallCNN.features": SIZE,
+    "channels": each(SIZE, least=1),
     **dict.fromkeys(  # without hidden layers they are linear
         [f"Dense{part}.features" for part in ("Generator", "Discriminator", "Encoder", "Decoder")],
         each(SIZE),
     ),
+    **dict.fromkeys(
+        [f"Point{part}.features" for part in ("Generator", "Discriminator")], each(SIZE)
+    ),
+    "ResNetGenerator.features": each(SIZE, least=2),
     "discriminator_steps": Range(1, 1024, "[]", whole=True),
-    "dropout": Range(0, 1),
+    **dict.fromkeys(("dropout", "label_smoothing"), Range(0, 1)),
+    "penalty_every": COUNT,
+    **dict.fromkeys(("penalty_weight", "auxiliary_weight"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("weight_clip", "instance_noise"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("instance_noise_steps", "GAN.num_classes"), COUNT_OR_ZERO),
+    "packing": FEW,
+    "halvings": Range(1, 16, "[]", whole=True),
     "momentum": ranges.DECAY_RATE,
     "slope": ranges.FRACTION,
     **dict.fromkeys(("epsilon", "norm_eps", "rope_base"), ranges.POSITIVE),

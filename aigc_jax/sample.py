@@ -5,7 +5,7 @@ import itertools
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate import writers
 from aigc_jax.generate.arrays import writing_arrays
+from aigc_jax.generate.pictures import COLUMNS
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
@@ -86,6 +87,8 @@ def make_sampler(
 ):
     """`sample(state)` shows what the model makes, as `samples/STEP.png` or `.txt` and in
     TensorBoard. The noise is the same every time: one sees the model change, not the noise."""
+    if not experiment.task.kinds:
+        return lambda state: None
     kind = experiment.task.kinds[0]
     prepare = experiment.compile_inference()
     seed, settings = experiment.config.seed, Settings(kind, max_new_tokens=300)
@@ -126,6 +129,7 @@ def generate(
     npz: Path | None = None,
     overwrite: bool = False,
     best: bool = False,
+    labels: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Generates from a run's checkpoint. Needs no training data, except to reconstruct images.
 
@@ -135,7 +139,7 @@ def generate(
         config: of the run.
         workdir: of the run.
         settings: what to make.
-        num: how many; 0 makes 100 images, 50 reconstructions or one text.
+        num: how many; 0 makes 100 images, 2,500 points, 50 reconstructions or one text.
         seed: of the noise.
         prompt: a text to go on from.
         text: `temperature`, `top_k` and `top_p` of a text, see `generate.sampling.sample_tokens`.
@@ -144,6 +148,7 @@ def generate(
         npz: a file that gets all samples as arrays, too.
         overwrite: whether files that are there may be replaced.
         best: take the checkpoint that `config.train.best` kept rather than the newest.
+        labels: of a model with classes: those to make, ten samples of each in turn; by default all.
     """
     experiment = experiment_of(config, workdir, with_data=settings.kind == "reconstructions")
     tokenizer = experiment.data.tokenizer
@@ -151,15 +156,17 @@ def generate(
         text = {}
         if prompt:
             raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
-    if tokenizer is not None and images:
-        raise UserError("--images is for images; this run makes text")
+    if images and "image" not in experiment.data.features:
+        made = "points" if tokenizer is None else "text"
+        raise UserError(f"--images is for images; this run makes {made}")
     state = experiment.run_of(restore(experiment, workdir, best=best))
     state = experiment.compile_inference()(state)
-    make, num = sample_chunks(experiment, settings, num, seed, prompt, text)
+    make, num = sample_chunks(experiment, settings, num, seed, prompt, text, labels)
     step = int(state.step)
     if tokenizer is not None:
         check_room(out or workdir, num, settings.max_new_tokens)
-    stem = out or new_stem(workdir / "generated", settings.kind, step, seed, text or {})
+    told = {"labels": "_".join(map(str, labels))} if labels else text or {}
+    stem = out or new_stem(workdir / "generated", settings.kind, step, seed, told)
     files: list[str] = []
     shown: Any = None
     first = 0
@@ -178,6 +185,7 @@ def generate(
                     writers.write_single_images(images, samples, **args)
             first += len(next(iter(samples.values())))
     result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **(text or {})}
+    result |= {"labels": list(labels)} if labels else {}
     if is_lead():
         result |= {"path": files[0], "paths": files}
         if isinstance(shown, str):
@@ -204,16 +212,18 @@ def sample_chunks(
     seed: int,
     prompt: str = "",
     text: Mapping[str, float] | None = None,
+    labels: Sequence[int] = (),
 ) -> tuple[Callable[..., Iterator[Samples]], int]:
     """What makes the samples that are asked for, and how many there will be.
 
     Args:
         experiment: of the run.
         settings: what to make.
-        num: how many; 0 makes 100 images, 50 reconstructions or one text.
+        num: how many; 0 makes 100 images, 2,500 points, 50 reconstructions or one text.
         seed: of the noise.
         prompt: a text to go on from.
         text: see `generate`; not used for images.
+        labels: see `generate`.
 
     Returns:
         `make(inference_state, beat) -> chunks of samples`, and the number of samples.
@@ -221,6 +231,7 @@ def sample_chunks(
     tokenizer = experiment.data.tokenizer
     keys.check_asked(kind=settings.kind, max_new_tokens=settings.max_new_tokens)
     keys.check_asked(num=num, seed=seed, prompt=prompt, **(text or {}))
+    check_labels(experiment, labels)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:
@@ -233,8 +244,12 @@ def sample_chunks(
         held_out, data_seed = experiment.held_out(), jnp.uint32(experiment.config.seed)
         num = min(num or 50, held_out.size)
         rows = lambda ids: experiment.held_out_batch(held_out, data_seed, ids)  # noqa: E731
-    num = num or 100
-    sampler = Sampler(experiment, settings, chunk=min(num, CHUNK))
+    if labels:
+        of_rows = np.asarray(labels, np.int32)
+        rows = lambda ids: {"label": of_rows[ids // COLUMNS % len(labels)]}  # noqa: E731
+    points = "point" in experiment.data.features
+    num = num or (2500 if points else 100)
+    sampler = Sampler(experiment, settings, chunk=min(num, writers.POINTS if points else CHUNK))
 
     def make(state: TrainState, beat: Callable[[], None] = lambda: None) -> Iterator[Samples]:
         return sampler(state, rng.stream_key(seed, "generate"), num, inputs, rows, beat)
@@ -242,7 +257,19 @@ def sample_chunks(
     return make, num
 
 
-def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, float]) -> Path:
+def check_labels(experiment: Experiment, labels: Sequence[int]) -> None:
+    """The model has classes, and these are of them; or a `UserError`."""
+    if not labels:
+        return
+    classes = getattr(experiment.task, "num_classes", 0)
+    if not classes:
+        raise UserError("--labels is for a model with classes; this one was trained without")
+    for label in labels:
+        if not 0 <= label < classes:
+            raise UserError(f"--labels: there is no class {label}; give 0 to {classes - 1}")
+
+
+def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, Any]) -> Path:
     """A name for new files that says what shaped them; numbered where there are such files."""
     name = writers.file_stem(kind, step, seed, settings)
     taken = {path.name for path in folder.glob(f"{name}*")} if folder.is_dir() else set()

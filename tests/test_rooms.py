@@ -22,7 +22,7 @@ FLOORS = (
     ("experiment",),
     ("resume",),
     ("aot",),
-    ("sample", "evaluate", "bench"),
+    ("sample", "distribution", "reconstructions", "evaluate", "bench", "compare_sets"),
     ("train",),
     ("config_files", "rows"),
     ("reproduce", "compare"),

@@ -12,7 +12,7 @@ class Row(NamedTuple):
 
     Attributes:
         name: for `data.source`.
-        kind: image or text.
+        kind: image, text or point.
         size: what it holds.
         licence: as its authors state it.
         where: the folder or package it lies in, or the command that brings it.
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     tasks: str = ""
 
 
-TASKS = {"image": "gan, vae", "text": "causal_lm"}
+TASKS = {"image": "gan, vae", "text": "causal_lm", "point": "gan"}
 """By kind, the tasks that it is for."""
 
 
@@ -48,6 +48,8 @@ ALWAYS = [
         "none",
         "here, computed",
     ),
+    Row("ring8:COUNT", "point", "100,000 of 8 Gaussians on a ring", "none", "here, computed"),
+    Row("grid25:COUNT", "point", "100,000 of 25 Gaussians on a grid", "none", "here, computed"),
     Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
 ]

@@ -4,6 +4,7 @@
 | --- | --- |
 | `mnist5k`, `pydoc_text` | embedded in the installed packages |
 | `synthetic_images:64x64x3`, `synthetic_tokens:256` | made from their index |
+| `ring8`, `grid25` | points of a plane, made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
 """
@@ -25,6 +26,7 @@ from ml_collections import ConfigDict
 from aigc_jax.data import (
     embedded,
     image_folder,
+    mixtures,
     splits,
     synthetic,
     text_folder,
@@ -152,6 +154,8 @@ def take(
 BUILT_IN: dict[str, Callable[[str, str], Source]] = {
     "mnist5k": lambda parameters, tokenizer: embedded.mnist5k(),
     "synthetic_images": lambda parameters, tokenizer: synthetic.images(parameters),
+    "ring8": lambda parameters, tokenizer: mixtures.source("ring8", parameters),
+    "grid25": lambda parameters, tokenizer: mixtures.source("grid25", parameters),
     "pydoc_text": lambda parameters, tokenizer: embedded.pydoc_text(tokenizer),
     "synthetic_tokens": lambda parameters, tokenizer: synthetic.tokens(parameters),
 }
@@ -177,13 +181,16 @@ def _open(data_config) -> Source:
     else:
         size = _size(data_config)
     if stem in BUILT_IN:
-        if parameters and not stem.startswith("synthetic"):
+        if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
         source = BUILT_IN[stem](parameters, data_config.get("tokenizer", "char"))
         if wants_text and "tokens" not in source.features:
-            raise UserError(f"{printable(name)} holds images, and this config is for text")
-        if not wants_text and "image" not in source.features:
+            held = "points" if "point" in source.features else "images"
+            raise UserError(f"{printable(name)} holds {held}, and this config is for text")
+        if not wants_text and "tokens" in source.features:
             raise UserError(f"{printable(name)} holds text, and this config is for images")
+        if "point" in source.features:
+            return source
     else:
         source = _found(data_config, size, wants_text)
     return source if wants_text else resized(source, data_config, size)

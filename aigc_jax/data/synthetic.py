@@ -37,13 +37,13 @@ def images(parameters: str) -> Source:
     shape = (height or 28, width or 28, channels or 1)
     if max(shape) > MAX_SIDE:
         raise UserError(f"synthetic_images:{parameters}: sides are of 1 to {MAX_SIDE} pixels")
-    sizes, starts = _splits(count or NUM_IMAGES)
+    sizes, starts = splits(count or NUM_IMAGES)
 
     def read(split, indices):
         return _stripes(indices + starts[split], shape)
 
     features = {"image": Feature(shape, "uint8"), "label": Feature((), "int32", NUM_CLASSES)}
-    return Source(sizes, features, read, lambda _: identity({}, sizes), about=_about(sizes))
+    return Source(sizes, features, read, lambda _: identity({}, sizes), about=about(sizes))
 
 
 def tokens(parameters: str) -> Source:
@@ -64,13 +64,13 @@ def tokens(parameters: str) -> Source:
     vocab_size = int(match[1] or 64)
     if vocab_size > MAX_VOCABULARY:
         raise UserError(f"synthetic_tokens:{parameters}: at most {MAX_VOCABULARY:,} tokens differ")
-    sizes, starts = _splits(int(match[2] or NUM_TOKENS))
+    sizes, starts = splits(int(match[2] or NUM_TOKENS))
 
     dtype = np.min_scalar_type(vocab_size - 1)
 
     def read(split, indices):
         run, within = np.divmod(indices + starts[split], _RUN)
-        return {"tokens": ((_hash(run) + within * (1 + run % 7)) % vocab_size).astype(dtype)}
+        return {"tokens": ((hashed(run) + within * (1 + run % 7)) % vocab_size).astype(dtype)}
 
     return Source(
         sizes,
@@ -78,15 +78,17 @@ def tokens(parameters: str) -> Source:
         read,
         lambda _: identity({}, sizes),
         tokenizer=IdTokenizer(vocab_size),
-        about=_about(sizes),
+        about=about(sizes),
     )
 
 
-def _about(sizes):
+def about(sizes: dict[str, int]) -> str:
+    """One line on data that is computed."""
     return "computed; " + ", ".join(f"{split} {size:,}" for split, size in sizes.items())
 
 
-def _splits(count):
+def splits(count: int) -> tuple[dict[str, int], dict[str, int]]:
+    """The sizes of the splits, an eighth of `count` for each held-out one, and where they begin."""
     if count > MAX_COUNT:
         raise UserError(f"synthetic data of {count:,} are too many; at most {MAX_COUNT:,}")
     held_out = -(-count // 8)
@@ -102,7 +104,7 @@ def _stripes(index, shape) -> Arrays:
     y = np.linspace(-1, 1, height)[:, None, None]
     x = np.linspace(-1, 1, width)[None, :, None]
     # [batch, 1, 1, channels]: a phase for each channel, hence colours.
-    phase = _hash(index[:, None] * channels + np.arange(channels))[:, None, None, :] % 628 / 100
+    phase = hashed(index[:, None] * channels + np.arange(channels))[:, None, None, :] % 628 / 100
     across = np.cos(angle)[:, None, None, None] * x + np.sin(angle)[:, None, None, None] * y
     wave = np.sin(np.pi * waves[:, None, None, None] * across + phase)
     return {
@@ -111,7 +113,7 @@ def _stripes(index, shape) -> Arrays:
     }
 
 
-def _hash(x):
+def hashed(x: np.ndarray) -> np.ndarray:
     """A number below 2^31 that looks random, from a number."""
     x = x.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return ((x ^ (x >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(33)).astype(

@@ -54,3 +54,29 @@ def to_bytes(
             "opacity), 3 (red, green, blue) or 4 (and opacity); write arrays instead: --npz=FILE"
         )
     return np.round(np.clip(np.nan_to_num(images), 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def scatter(
+    points: Float[np.ndarray, "num 2"], side: int = 512
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Points of a plane as dots on white, the second coordinate upwards. Lines mark the whole
+    numbers, the darker ones zero. The picture reaches to 1.5, 3, 6, ... on every side, so that at
+    least 99 % of the points are in it.
+    """
+    points = points[np.isfinite(points).all(axis=1)]
+    most = np.quantile(np.abs(points).max(axis=1), 0.99) if len(points) else 1.0
+    reach = 1.5 * 2.0 ** max(0, int(np.ceil(np.log2(max(most, 1e-9) / 1.5))))
+    canvas = np.full((side, side, 3), 255, np.uint8)
+
+    def pixel(x):
+        return np.floor((x / reach + 1.0) / 2.0 * side).astype(np.int64)
+
+    whole = np.arange(1 - np.ceil(reach), np.ceil(reach))
+    for at, number in zip(pixel(whole), whole):
+        canvas[side - 1 - at, :] = canvas[:, at] = 225 if number else 170
+    column, row = pixel(points).T
+    for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot is 2 x 2 pixels
+        y, x = side - 1 - row + down, column + right
+        seen = (y >= 0) & (y < side) & (x >= 0) & (x < side)
+        canvas[y[seen], x[seen]] = (30, 70, 160)
+    return canvas

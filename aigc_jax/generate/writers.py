@@ -9,10 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from aigc_jax.atomic import refuse_existing, replacing
-from aigc_jax.generate.pictures import grid, to_bytes
+from aigc_jax.generate.pictures import grid, scatter, to_bytes
 
 PAGE = 100
 """Samples in one file, at most."""
+POINTS = 10_000
+"""Points in one picture, at most."""
 
 Samples = Mapping[str, np.ndarray]
 Written = list[tuple[Path, Any]]
@@ -56,6 +58,26 @@ def write_images(
     return written
 
 
+def write_points(
+    stem: Path,
+    samples: Samples,
+    *,
+    first: int = 0,
+    total: int | None = None,
+    overwrite: bool = False,
+    decode: Callable[[np.ndarray], str] | None = None,
+) -> Written:
+    """`samples["point"]` `[num, 2]` as dots in pictures of at most `POINTS`, see
+    `pictures.scatter`; otherwise as `write_images`."""
+    points = samples["point"]
+    written = []
+    for path, page in _pages(stem, ".png", len(points), first, total, overwrite, POINTS):
+        pixels = scatter(points[page])
+        write_png(path, pixels)
+        written.append((path, pixels))
+    return written
+
+
 def write_texts(
     stem: Path,
     samples: Samples,
@@ -92,7 +114,11 @@ def write_texts(
     return written
 
 
-WRITERS: dict[str, Callable[..., Written]] = {"image": write_images, "tokens": write_texts}
+WRITERS: dict[str, Callable[..., Written]] = {
+    "image": write_images,
+    "point": write_points,
+    "tokens": write_texts,
+}
 """By the name that samples of a kind have in what a task generates."""
 
 
@@ -141,16 +167,22 @@ def file_stem(kind: str, step: int, seed: int, settings: Mapping[str, Any]) -> s
 
 
 def _pages(
-    stem: Path, suffix: str, num: int, first: int, total: int | None, overwrite: bool
+    stem: Path,
+    suffix: str,
+    num: int,
+    first: int,
+    total: int | None,
+    overwrite: bool,
+    size: int = PAGE,
 ) -> Iterator[tuple[Path, slice]]:
     """The files for samples `first` to `first + num`, and which of the samples each holds."""
     total = first + num if total is None else total
-    if first % PAGE:
-        raise ValueError(f"sample {first} is not at the beginning of a page of {PAGE}")
+    if first % size:
+        raise ValueError(f"sample {first} is not at the beginning of a page of {size}")
     digits, pages = len(str(total - 1)), []
-    for begin in range(0, num, PAGE):
-        end = min(begin + PAGE, num)
-        numbers = f"-{first + begin:0{digits}}-{first + end - 1:0{digits}}" if total > PAGE else ""
+    for begin in range(0, num, size):
+        end = min(begin + size, num)
+        numbers = f"-{first + begin:0{digits}}-{first + end - 1:0{digits}}" if total > size else ""
         pages.append((stem.with_name(stem.name + numbers + suffix), slice(begin, end)))
     refuse_existing([path for path, _ in pages], overwrite)
     return iter(pages)

@@ -23,6 +23,7 @@ FAMILIES = {
     "gan": "aigc_jax.tasks.gan",
     "vae": "aigc_jax.tasks.vae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
+    "classifier": "aigc_jax.tasks.classifier",
 }
 
 

@@ -42,6 +42,8 @@ class Spec(NamedTuple):
         shape: (height, width, channels) of images; None of other data.
         value_range: of images, lowest and highest; None of other data.
         vocab_size, block_size: of text; None of other data.
+        num_classes: of labelled examples; None without labels.
+        coordinates: of a point; None of other data.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Spec(NamedTuple):
     value_range: tuple[float, float] | None = None
     vocab_size: int | None = None
     block_size: int | None = None
+    num_classes: int | None = None
+    coordinates: int | None = None
 
 
 def construct(section: Section, key: str, given: Config, **fixed):
@@ -78,9 +82,10 @@ def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, 
         raise UserError(f"this task needs images; config.data.source={spec.name} holds none")
     height, width, _ = spec.shape
     if height % multiple or width % multiple:
+        nearest_side = -(-max(height, width) // multiple) * multiple
         raise UserError(
             f"images of {height}x{width} do not fit this model: its sides must be multiples of "
-            f"{multiple}; set config.data.image_size"
+            f"{multiple}; set config.data.image_size, e.g. to {nearest_side}"
         )
     return spec.shape
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from aigc_jax.errors import UserError
-from aigc_jax.generate.pictures import grid
+from aigc_jax.generate.pictures import grid, scatter
 from aigc_jax.generate.writers import (
     WRITERS,
     file_stem,
@@ -143,3 +143,23 @@ def test_a_name_holds_what_shaped_the_samples():
 def test_a_row_holds_fewer_of_wide_images():
     # Five pairs of 28 x 28, each twice as large, take the place of ten digits.
     assert grid(np.zeros((10, 28, 56, 1), np.float32)).shape == (2 * 58 + 2, 5 * 114 + 2, 3)
+
+
+def test_points_are_dots_where_they_lie(tmp_path):
+    points = np.array([[1.0, 0.5], [0.0, -1.0], [np.nan, 0.0]] + [[0.0, 0.0]] * 200)
+    ((path, pixels),) = write(tmp_path / "points", {"point": points})
+    assert path.name == "points.png"
+    dots = {tuple(at) for at in np.argwhere((pixels == (30, 70, 160)).all(axis=-1)) // 4}
+    # The picture reaches to 1.5 on every side and is 512 wide.
+    for x, y in [(1.0, 0.5), (0.0, -1.0), (0.0, 0.0)]:
+        column, row = int((x / 1.5 + 1) * 256), int(511 - np.floor((y / 1.5 + 1) * 256))
+        assert (row // 4, column // 4) in dots
+    assert len(dots) <= 8
+    many = write(tmp_path / "many", {"point": np.zeros((10_001, 2))})
+    assert [path.name for path, _ in many] == ["many-00000-09999.png", "many-10000-10000.png"]
+
+
+def test_a_picture_of_points_grows_with_them():
+    near, far = scatter(np.full((5, 2), 1.4)), scatter(np.full((5, 2), 4.0))
+    assert near.shape == far.shape == (512, 512, 3)
+    assert (scatter(np.full((3, 2), np.inf)) != 30).any()

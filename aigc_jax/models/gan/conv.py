@@ -1,27 +1,26 @@
-"""Generators and discriminators.
-
-Every generator maps noise to images in [-1, 1]; every discriminator maps images to one logit each.
-In evaluation (`train` False, `ids` None) batch statistics are the running ones and dropout is off.
-`axis` is pmap's mapped axis, over which batch statistics are shared (under jit arrays are global
-and they are shared anyway).
-"""
+"""The convolutional pair: transposed and strided convolutions, with batch norm or without."""
 
 import math
 from collections.abc import Sequence
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.conv import Conv, ConvTranspose
-from aigc_jax.models.layers import Dense, Dropout
+from aigc_jax.models.gan.layers import (
+    SLOPE,
+    Labels,
+    batch_norm,
+    head,
+    kernel_init,
+    spectral,
+    with_label,
+)
+from aigc_jax.models.layers import Dense
 from aigc_jax.ops.layout import shard_batch
-
-SLOPE = 0.2  # of the leaky ReLUs
 
 
 class ConvGenerator(nn.Module):
@@ -40,6 +39,10 @@ class ConvGenerator(nn.Module):
         use_bias: whether layers add one number per channel.
         init_std: of the normal that kernels start from; 0 takes Glorot's uniform.
         momentum, epsilon: of batch norm.
+        class_norm: batch norm with a scale and a shift for each class; otherwise the class stands
+            beside z.
+        spectral_norm: divides kernels by their largest singular value.
+        num_classes: of the labels; 0 without them.
         dtype: of the computation; parameters are float32.
     """
 
@@ -52,6 +55,9 @@ class ConvGenerator(nn.Module):
     init_std: float = 0.0
     momentum: float = 0.99
     epsilon: float = 1e-3
+    class_norm: bool = False
+    spectral_norm: bool = False
+    num_classes: int = 0
     dtype: DTypeLike = jnp.float32
 
     @staticmethod
@@ -61,31 +67,41 @@ class ConvGenerator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "batch latent"], train: bool, axis: str | None = None
+        self,
+        z: Float[Array, "batch latent"],
+        train: bool,
+        axis: str | None = None,
+        label: Labels = None,
     ) -> Float[Array, "batch height width channels"]:
         height, width, channels = self.shape
         scale = 2 ** len(self.features)
         first = (height // scale, width // scale, self.features[0])
         layer = {
             "use_bias": self.use_bias,
-            "kernel_init": _kernel_init(self.init_std),
+            "kernel_init": kernel_init(self.init_std),
             "dtype": self.dtype,
         }
         window = ((self.kernel_size, self.kernel_size), (2, 2))
-        norm = partial(
-            nn.BatchNorm,
-            use_running_average=not train,
+        norm = batch_norm(
+            label,
+            self.num_classes if self.class_norm else 0,
+            train=train,
+            axis=axis,
             momentum=self.momentum,
             epsilon=self.epsilon,
-            axis_name=axis,
             dtype=self.dtype,
         )
-        x = Dense(math.prod(first), **layer)(z).reshape(-1, *first)
-        x = nn.relu(shard_batch(norm()(x) if self.norm_first else x))
+
+        def normalised(layer: nn.Module):
+            return spectral(layer, self.spectral_norm, update=train)
+
+        x = z if self.class_norm else with_label(z, label, self.num_classes)
+        x = normalised(Dense(math.prod(first), **layer))(x).reshape(-1, *first)
+        x = nn.relu(shard_batch(norm(x) if self.norm_first else x))
         for features in self.features[1:]:
-            x = ConvTranspose(features, *window, **layer)(x)
-            x = nn.leaky_relu(shard_batch(norm()(x)), self.slope)
-        x = ConvTranspose(channels, *window, **layer)(x)
+            x = normalised(ConvTranspose(features, *window, **layer))(x)
+            x = nn.leaky_relu(shard_batch(norm(x)), self.slope)
+        x = normalised(ConvTranspose(channels, *window, **layer))(x)
         return jnp.tanh(x.astype(jnp.float32))
 
 
@@ -100,6 +116,9 @@ class ConvDiscriminator(nn.Module):
         kernel_size: of the convolutions, on each side.
         norm: batch norm after every convolution but the first.
         use_bias, init_std, momentum, epsilon: as in `ConvGenerator`.
+        spectral_norm: divides kernels by their largest singular value.
+        num_classes: of the labels; 0 without them.
+        conditioning: how it knows the class, see `layers.CONDITIONINGS`.
         dtype: of the computation; parameters and logits are float32.
     """
 
@@ -110,6 +129,9 @@ class ConvDiscriminator(nn.Module):
     init_std: float = 0.0
     momentum: float = 0.99
     epsilon: float = 1e-3
+    spectral_norm: bool = False
+    num_classes: int = 0
+    conditioning: str = "none"
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -118,14 +140,19 @@ class ConvDiscriminator(nn.Module):
         x: Float[Array, "batch height width channels"],
         ids: Int[Array, "batch"] | None,
         axis: str | None = None,
-    ) -> Float[Array, "batch"]:
-        layer = {"use_bias": self.use_bias, "kernel_init": _kernel_init(self.init_std)}
+        label: Labels = None,
+    ) -> Float[Array, "batch *outputs"]:
+        layer = {"use_bias": self.use_bias, "kernel_init": kernel_init(self.init_std)}
+        train = ids is not None
+        if self.conditioning == "concatenation":
+            x = with_label(x, label, self.num_classes)
         for number, features in enumerate(self.features):
             size = (self.kernel_size, self.kernel_size)
-            x = Conv(features, size, (2, 2), dtype=self.dtype, **layer)(x)
+            conv = Conv(features, size, (2, 2), dtype=self.dtype, **layer)
+            x = spectral(conv, self.spectral_norm, update=train)(x)
             if self.norm and number:
                 x = nn.BatchNorm(
-                    use_running_average=ids is None,
+                    use_running_average=not train,
                     momentum=self.momentum,
                     epsilon=self.epsilon,
                     axis_name=axis,
@@ -133,72 +160,12 @@ class ConvDiscriminator(nn.Module):
                 )(x)
             x = nn.leaky_relu(shard_batch(x), SLOPE)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
-        return Dense(1, **layer)(x)[:, 0]
-
-
-class DenseGenerator(nn.Module):
-    """A fully connected generator: leaky ReLU between the layers, tanh at the end.
-
-    Attributes:
-        shape: height, width, channels of an image.
-        features: widths of the hidden layers.
-        dtype: of the computation; parameters are float32.
-    """
-
-    shape: tuple[int, int, int]
-    features: Sequence[int] = (256, 512, 1024)
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, z: Float[Array, "batch latent"], train: bool, axis: str | None = None
-    ) -> Float[Array, "batch height width channels"]:
-        x = z
-        for features in self.features:
-            x = nn.leaky_relu(_dense(features, x, self.dtype), SLOPE)
-        x = _dense(math.prod(self.shape), x, self.dtype)
-        return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.shape)
-
-
-class DenseDiscriminator(nn.Module):
-    """A fully connected discriminator: leaky ReLU and dropout after each hidden layer.
-
-    Attributes:
-        features: widths of the hidden layers.
-        dropout: the rate after each hidden layer.
-        dtype: of the computation; parameters and logits are float32.
-    """
-
-    features: Sequence[int] = (1024, 512, 256)
-    dropout: float = 0.3
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width channels"],
-        ids: Int[Array, "batch"] | None,
-        axis: str | None = None,
-    ) -> Float[Array, "batch"]:
-        x = x.reshape(x.shape[0], -1)
-        for features in self.features:
-            x = nn.leaky_relu(_dense(features, x, self.dtype), SLOPE)
-            x = Dropout(self.dropout)(x, ids)
-        return _dense(1, x.astype(jnp.float32), jnp.float32)[:, 0]
-
-
-def _dense(features: int, x: Array, dtype: DTypeLike) -> Array:
-    """A dense layer that starts from what PyTorch starts from: U(-b, b), b = 1 / sqrt(fan in).
-
-    From linen's own, whose kernels are sqrt(3) times as wide, the discriminator wins at once.
-    """
-    bound = x.shape[-1] ** -0.5
-
-    def uniform(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return Dense(features, kernel_init=uniform, bias_init=uniform, dtype=dtype)(x)
-
-
-def _kernel_init(std: float) -> Initializer:
-    return nn.initializers.normal(std) if std else nn.initializers.glorot_uniform()
+        return head(
+            x,
+            label,
+            self.num_classes,
+            self.conditioning,
+            partial(Dense, **layer),
+            self.spectral_norm,
+            train,
+        )

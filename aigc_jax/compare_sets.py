@@ -1,0 +1,200 @@
+"""Two sets of images compared without any run: folders, or arrays in `.npz` and `.npy` files."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import Shaped, UInt8
+from tqdm import tqdm
+
+from aigc_jax.data import folder, picture
+from aigc_jax.errors import UserError, first_line, lookup, printable
+from aigc_jax.metrics import measure, networks
+from aigc_jax.parallel.mesh import AXES
+
+BATCH = 500  # images at once
+ARRAYS = (".npz", ".npy")
+RANGES = {
+    "auto": "",
+    "bytes": "0 to 255",
+    "unit": "round(255 x) of x in [0, 1]",
+    "signed": "round(127.5 (x + 1)) of x in [-1, 1]",
+}
+"""`--range` -> what floating-point arrays hold, and how they become bytes."""
+
+
+class Images(NamedTuple):
+    """A set of images.
+
+    Attributes:
+        pixels: uint8.
+        how: where they come from and how they became bytes.
+    """
+
+    pixels: UInt8[np.ndarray, "images height width channels"]
+    how: str
+
+
+def compare(
+    real: str,
+    fake: str,
+    *,
+    features: str = "inception",
+    metrics: str = "frechet, kid, prdc",
+    value_range: str = "auto",
+    weights: str = "",
+    k: int = 5,
+    splits: int = 1,
+) -> dict[str, Any]:
+    """Distances of two sets of images and the protocol that they were measured by.
+
+    Args:
+        real: a folder, or a file of arrays: images `[images, height, width, channels]` or without
+            channels; of an `.npz` its array `image`, or the only one.
+        fake: the same.
+        features: a name in `metrics.networks.NETWORKS`.
+        metrics: names in `metrics.measure.METRICS`.
+        value_range: a name in `RANGES`: of floating-point arrays. "auto": signed if a value is
+            negative, else unit if none exceeds 1, else bytes.
+        weights: the file of `inception`.
+        k: of `prdc`.
+        splits: of `inception_score`.
+
+    Raises:
+        UserError: a set cannot be read, the two do not fit each other or the network, or there are
+            too few images.
+    """
+    lookup(RANGES, value_range, "--range")
+    lookup(networks.NETWORKS, features, "--features")
+    names = measure.parse(metrics, "--metrics")
+    if measure.needs_train(names):
+        raise UserError("memorisation needs training images: it is for an evaluation of a run")
+    grey = [_is_grey(path) for path in (real, fake)]
+    channels = 1 if all(of is not False for of in grey) else 3
+    sets = [_read(path, channels, value_range) for path in (real, fake)]
+    shapes = [of.pixels.shape[1:] for of in sets]
+    if shapes[0] != shapes[1]:
+        first, second = ("x".join(map(str, shape)) for shape in shapes)
+        raise UserError(
+            f"{printable(real)} holds images of {first} and {printable(fake)} of {second}; a "
+            "distance is between images of one size: resize the ones or the others first"
+        )
+    num_real, num_fake = (len(of.pixels) for of in sets)
+    height, width, channels = shapes[0]
+    network = networks.feature_network(features, (height, width, channels), weights)
+    options = measure.Options(k, splits)
+    measure.check(names, network, channels, num_real, num_fake, k)
+    devices = np.array(jax.devices()).reshape(-1, 1, 1)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    extract = networks.extractor(network, mesh, BATCH)
+    outputs = [_features(extract, of.pixels, path) for of, path in zip(sets, (real, fake))]
+    return {
+        "metrics": measure.measure(names, measure.Sets(*outputs), options),
+        "protocol": {
+            **measure.protocol(names, network, options),
+            "real": f"{printable(real)}: {sets[0].how}",
+            "fake": f"{printable(fake)}: {sets[1].how}",
+            "image": "x".join(map(str, shapes[0])),
+            "n_real": num_real,
+            "n_fake": num_fake,
+            "devices": [device.device_kind for device in mesh.devices.flat],
+        },
+    }
+
+
+def _features(extract, pixels: np.ndarray, path: str) -> networks.Outputs:
+    starts, off = range(0, len(pixels), BATCH), not sys.stderr.isatty()
+    bar = tqdm(starts, desc=printable(path), unit="batch", delay=5, leave=False, disable=off)
+    return networks.join([extract(pixels[start : start + BATCH]) for start in bar])
+
+
+def _is_grey(path: str) -> bool | None:
+    """Whether all pictures of a folder are grey; None of arrays."""
+    if not os.path.isdir(path):
+        return None
+    return all(picture.kind(os.path.join(path, file)).is_grey for file in _files(path))
+
+
+def _read(path: str, channels: int, value_range: str) -> Images:
+    if os.path.isdir(path):
+        return _pictures(path, channels)
+    if not os.path.exists(path):
+        raise UserError(f"{printable(path)} is not there; give a folder of images or an .npz file")
+    if Path(path).suffix.lower() not in ARRAYS:
+        raise UserError(
+            f"{printable(path)} is no folder and ends in none of {', '.join(ARRAYS)}; give a "
+            "folder of images, or arrays (`aigc generate --npz=FILE`)"
+        )
+    return _bytes(_array(path), path, value_range)
+
+
+def _files(path: str) -> list[str]:
+    found = folder.walk(path, picture.suffixes())
+    if not found.files:
+        raise folder.none_found(path, "images", picture.suffixes(), found)
+    return found.files
+
+
+def _pictures(path: str, channels: int) -> Images:
+    """All pictures under a folder, which have one size."""
+    decoded, size, first = [], None, ""
+    for file in _files(path):
+        where = os.path.join(path, file)
+        with open(where, "rb") as stream:
+            encoded = stream.read()
+        found = picture.size(encoded, where)
+        size, first = size or found, first or file
+        if found != size:
+            raise UserError(
+                f"{printable(path)} holds images of different sizes: {printable(first)} is "
+                f"{size[0]}x{size[1]}, {printable(file)} {found[0]}x{found[1]}; resize them to one"
+            )
+        decoded.append(picture.decode(encoded, picture.Target(*size, channels), where))
+    return Images(np.stack(decoded), f"{len(decoded)} files, decoded to 8 bits")
+
+
+def _array(path: str) -> Shaped[np.ndarray, "..."]:
+    """The array of images that a file holds."""
+    try:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return held
+        with held:
+            name = "image" if "image" in held.files else held.files[0] if held.files else ""
+            if name != "image" and len(held.files) != 1:
+                there = ", ".join(map(printable, held.files)) or "none"
+                raise UserError(f'{printable(path)} has no array "image"; there are: {there}')
+            return held[name]
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise UserError(f"cannot read {printable(path)}: {first_line(error)}") from None
+
+
+def _bytes(x: np.ndarray, path: str, value_range: str) -> Images:
+    """An array as bytes."""
+    x = x[..., None] if x.ndim == 3 else x
+    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+        raise UserError(
+            f"{printable(path)} holds an array of shape {x.shape}; images are [images, height, "
+            "width] or [images, height, width, channels] with 1 or 3 channels, the last axis"
+        )
+    if x.dtype == np.uint8:
+        return Images(x, "uint8 as it is")
+    if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
+        raise UserError(f"{printable(path)} holds {x.dtype} that is no image, or not finite")
+    low, high = float(x.min()), float(x.max())
+    if value_range == "auto":
+        value_range = "signed" if low < 0 else "unit" if high <= 1 else "bytes"
+    ends = {"bytes": (0.0, 255.0), "unit": (0.0, 1.0), "signed": (-1.0, 1.0)}[value_range]
+    slack = 1e-3 * (ends[1] - ends[0])  # what rounding may add
+    if low < ends[0] - slack or high > ends[1] + slack:
+        raise UserError(
+            f"{printable(path)} holds values from {low:g} to {high:g}, not from {ends[0]:g} to "
+            f"{ends[1]:g} ({value_range}); give --range=bytes, unit or signed"
+        )
+    levels = (x.astype(np.float64) - ends[0]) * (255.0 / (ends[1] - ends[0]))
+    pixels = np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8)
+    return Images(pixels, f"{x.dtype}, {RANGES[value_range]}")

@@ -1,0 +1,104 @@
+"""The evaluation `distribution`: how far a model's samples are from held-out images, as sets."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Shaped
+from tqdm import tqdm
+
+from aigc_jax import rng
+from aigc_jax.data import transforms
+from aigc_jax.data.source import Dataset
+from aigc_jax.errors import UserError
+from aigc_jax.experiment import Experiment
+from aigc_jax.metrics import measure, networks
+from aigc_jax.metrics.networks import Outputs
+from aigc_jax.parallel.processes import is_lead
+from aigc_jax.sample import Sampler
+from aigc_jax.tasks.task import Settings, TrainState
+
+Beat = Callable[[], None]  # called after every batch: a sign of life
+ROUNDED = "round(255 x) of x in [0, 1], as a file would hold it"
+
+
+def distribution(
+    experiment: Experiment, name: str
+) -> tuple[tuple[str, ...], Callable, dict[str, Any]]:
+    """Distances of the model's samples from the images of the split, in the features of a network.
+
+    Everything that can be wrong is found here, before the first step. The real images' features are
+    computed once a run. Of the generated images their features alone are kept.
+
+    Returns:
+        The names of the values, `evaluate(state, beat)`, and what the values are measured on.
+    """
+    config, task = experiment.config, experiment.task
+    settings, data = config.evals[name], experiment.eval_split(name)
+    key = f"config.evals.{name}"
+    if "image" not in data.features:
+        raise UserError(f"{key}: distribution is of images; {data.name} holds none")
+    if "samples" not in task.kinds:
+        raise UserError(f"{key}: distribution needs samples; task {config.task.name} makes none")
+    height, width, channels = transforms.features(config.data, data.features)["image"].shape
+    network = networks.feature_network(
+        settings.features, (height, width, channels), settings.weights
+    )
+    metrics = measure.parse(settings.metrics, f"{key}.metrics")
+    options = measure.Options(settings.k, settings.splits)
+    num = settings.num_samples or data.size
+    measure.check(metrics, network, channels, data.size, num, settings.k)
+    batch = settings.batch_size or config.data.eval_batch_size
+    extract = networks.extractor(network, experiment.mesh, batch)
+    sampler = Sampler(experiment, Settings("samples"), chunk=min(batch, num))
+    known: list[Outputs] = []  # of the real images, once they are
+
+    def of_images(data: Dataset, count: int, beat: Beat) -> Outputs:
+        parts = []
+        for images in _images(experiment, data, count, batch, name):
+            parts.append(extract(images))
+            beat()
+        return networks.join(parts)
+
+    def evaluate(state: TrainState, beat: Beat) -> dict[str, float]:
+        if not known:
+            known.append(of_images(data, data.size, beat))
+            if measure.needs_train(metrics):
+                known.append(of_images(experiment.data, min(experiment.data.size, data.size), beat))
+        noise = rng.stream_key(settings.seed, "generate")
+        chunks = (chunk["image"] for chunk in sampler(state, noise, num, beat=beat))
+        fake = networks.join([extract(_levels(x, settings.uint8)) for x in chunks])
+        return measure.measure(metrics, measure.Sets(known[0], fake, *known[1:]), options)
+
+    card = {
+        **measure.protocol(metrics, network, options),
+        "n_real": data.size,
+        "n_fake": num,
+        "real_images": f"{data.name}/{data.split} after {config.data.transforms}, to uint8",
+        "uint8": ROUNDED if settings.uint8 else "generated images not rounded",
+        "sample_seed": settings.seed,
+    }
+    return measure.value_names(metrics, network, options), evaluate, card
+
+
+def _images(
+    experiment: Experiment, data: Dataset, count: int, size: int, name: str
+) -> Iterator[np.ndarray]:
+    """The first images of a split as uint8, as the model's data has them: resized, binarised."""
+    low, high, _ = transforms.value_range(experiment.config.data)
+    seed, show = jnp.uint32(experiment.config.seed), is_lead() and sys.stderr.isatty()
+    starts = range(0, count, size)
+    for start in tqdm(starts, desc=name, unit="batch", delay=5, leave=False, disable=not show):
+        ids = np.arange(start, min(start + size, count), dtype=np.int32)
+        image = experiment.held_out_batch(data, seed, ids)["image"]
+        yield _levels((image - low) / (high - low), True)
+
+
+def _levels(
+    images: Float[np.ndarray, "num height width channels"], rounded: bool
+) -> Shaped[np.ndarray, "num height width channels"]:
+    """[0, 1] as 0 to 255; what lies outside is clipped."""
+    levels = 255.0 * np.clip(images, 0.0, 1.0)
+    return np.round(levels).astype(np.uint8) if rounded else levels

@@ -1,0 +1,56 @@
+"""Nearest training images: has a model learnt images by heart?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from aigc_jax.metrics.prdc import squares, tiles
+
+
+def nearest(
+    x: Float[np.ndarray, "examples features"], among: Float[np.ndarray, "others features"]
+) -> tuple[Float[np.ndarray, "examples"], Int[np.ndarray, "examples"]]:
+    """The distance of each example to the nearest of some others, and which one that is."""
+    centre = np.mean(among, axis=0, dtype=np.float64)  # keeps the squares small
+    near, far = ((np.asarray(of, np.float64) - centre).astype(np.float32) for of in (x, among))
+    found = [jax.device_get(_nearest(rows, far))[valid] for rows, valid in tiles(near)]
+    place = np.concatenate(found)
+    # Anew, for the difference of two squares says little of a copy.
+    return np.linalg.norm(near - far[place], axis=1), place
+
+
+def memorisation(
+    train: Float[np.ndarray, "train features"],
+    test: Float[np.ndarray, "test features"],
+    fake: Float[np.ndarray, "fake features"],
+) -> dict[str, float]:
+    """Whether generated images lie nearer to training images than to test images.
+
+    Args:
+        train: features of training images; as many as of test images, for among more the nearest is
+            nearer. Of more the first are taken.
+        test: features of images that the model has not seen.
+        fake: features of generated images.
+
+    Returns:
+        `train_distance` and `test_distance`: the medians over generated images of the distance to
+        the nearest one; `distance_ratio`: the first over the second, 1 for a model that has learnt
+        the distribution and less for one that copies; `nearer_to_train`: the share of generated
+        images whose nearest image is a training image, 1/2 for the former.
+    """
+    count = min(len(train), len(test))
+    to_train, to_test = (nearest(fake, of[:count])[0] for of in (train, test))
+    medians = float(np.median(to_train)), float(np.median(to_test))
+    ties = 0.5 * np.mean(to_train == to_test)
+    return {
+        "train_distance": medians[0],
+        "test_distance": medians[1],
+        "distance_ratio": medians[0] / max(medians[1], 1e-30),
+        "nearer_to_train": float(np.mean(to_train < to_test) + ties),
+    }
+
+
+@jax.jit
+def _nearest(rows: Array, among: Array) -> Array:
+    return jnp.argmin(squares(rows, among), axis=1)
