@@ -326,7 +326,7 @@ def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
         aigc_word, example_verb, *words = shlex.split(verb.example)
         assert (aigc_word, example_verb) == ("aigc", name)
         _, config, rest = command_line.parse(verb.flags, words)
-        assert bool(rest) == (name in ("data", "reproduce", "compare"))
+        assert bool(rest) == (name in ("data", "reproduce", "compare", "metrics"))
         assert config is not None or bool(rest) or name in ("evaluate", "generate", "export")
         assert verb.example in manual.verb_help(name, verb, [])
 
