@@ -212,9 +212,14 @@ def data(flags, config, words) -> dict[str, Any]:
         rows = catalog.listing()
         console.say(*catalog.table(rows).splitlines())
         return {"sources": [row._asdict() for row in rows]}
-    if words[:1] == ["prepare"] and len(words) == 2:
-        return {"prepared": words[1], "path": str(catalog.prepare(words[1]))}
-    raise UserError("write `aigc data list` or `aigc data prepare NAME`")
+    if words[:1] == ["prepare"] and 2 <= len(words) <= 4:
+        path = catalog.prepare(words[1])
+        found = catalog.tokenise(*words[1:]) if len(words) > 2 else {}
+        return {"prepared": words[1], "path": str(path), **found}
+    raise UserError(
+        "write `aigc data list` or `aigc data prepare NAME`, and of texts maybe the tokenizer and "
+        "where documents end: `aigc data prepare FOLDER bpe:4096 files`"
+    )
 
 
 def reproduce(flags, _, words) -> dict[str, Any]:
@@ -343,7 +348,8 @@ VERBS = {
         export,
     ),
     "data": Verb(
-        "`data list` shows every source; `data prepare NAME` downloads or builds one",
+        "`data list` shows every source; `data prepare NAME [TOKENIZER [DOCUMENTS]]` downloads or "
+        "builds one, and tokenises it",
         (),
         "aigc data list",
         data,

@@ -92,7 +92,10 @@ class Run:
         )
         samples: dict[str, Any] = gather(make(self.inference))
         if tokenizer is not None:
-            samples["text"] = [tokenizer.decode(tokens) for tokens in samples["tokens"]]
+            tokens = samples["tokens"]
+            begin = samples.get("begin", [0] * len(tokens))  # of what is text in a row
+            end = samples.get("end", [tokens.shape[1]] * len(tokens))
+            samples["text"] = [tokenizer.decode(t[b:e]) for t, b, e in zip(tokens, begin, end)]
         return samples
 
     def evaluate(self) -> dict[str, float]:

@@ -96,9 +96,11 @@ class Experiment:
     @property
     def unit(self) -> tuple[str, int]:
         """What throughput counts, and how many of it an example holds."""
-        if self.data.window is None:
-            return "points" if "point" in self.data.features else "images", 1
-        return "tokens", self.data.window.length - 1
+        if self.data.window is not None:
+            return "tokens", self.data.window.length - 1
+        if self.data.tokenizer is not None:  # of the target, at most
+            return "tokens", self.data.features["target"].shape[0]
+        return "points" if "point" in self.data.features else "images", 1
 
     @property
     def examples_per_step(self) -> int:
@@ -333,7 +335,7 @@ def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
 
 def data_spec(config: Config, data: Dataset) -> Spec:
     """What the data brings to the task."""
-    if data.window is None:
+    if data.tokenizer is None:
         label = data.features.get("label")
         num_classes = label.num_classes if label else None
         if "point" in data.features:
@@ -347,5 +349,18 @@ def data_spec(config: Config, data: Dataset) -> Spec:
             value_range=(low, high),
             num_classes=num_classes,
         )
-    assert data.tokenizer is not None
-    return Spec(data.name, vocab_size=data.tokenizer.vocab_size, block_size=data.window.length - 1)
+    vocab_size, pair = data.tokenizer.vocab_size, data.features
+    if data.window is None:
+        longest = {side: pair[side].shape[0] for side in ("source", "target")}
+        return Spec(
+            data.name,
+            vocab_size=vocab_size,
+            block_size=longest["target"],
+            source_length=longest["source"],
+        )
+    return Spec(
+        data.name,
+        vocab_size=vocab_size,
+        block_size=data.window.length - 1,
+        mask_token=getattr(data.tokenizer, "mask_token", None),
+    )

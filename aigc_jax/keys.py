@@ -162,7 +162,17 @@ TEXTS: Table = {
     "eval_split": _DATA["eval_split"]._replace(default="validation"),
     "batch_size": _DATA["batch_size"]._replace(default=12),
     "eval_batch_size": _DATA["eval_batch_size"]._replace(default=64),
-    "tokenizer": Key("char", "or byte; slices such as train[:95%] count its tokens", TEXT),
+    "tokenizer": Key(
+        "char",
+        "or byte, bpe:4096, a tokenizer.json, a folder with encoder.json and vocab.bpe",
+        TEXT,
+    ),
+    "pair": Key(
+        "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
+    ),
+    "documents": Key(
+        "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
+    ),
     "block_size": Key(
         64, "tokens the model sees; an example holds one more", Range(1, 2**24, "[]", whole=True)
     ),
@@ -241,6 +251,7 @@ FIELDS: dict[str, Allowed] = {
     **dict.fromkeys(("latent_dim", "embed_dim"), SIZE),
     **dict.fromkeys(("mlp_dim", "num_kv_heads"), SIZE_OR_ZERO),
     "num_heads": FEW,
+    "num_encoder_layers": Range(0, 1024, "[]", whole=True),
     **dict.fromkeys(("num_layers", "kernel_size", "mlp_ratio"), Range(1, 1024, "[]", whole=True)),
     "features": each(SIZE, least=1),
     "SmallCNN.features": SIZE,
@@ -264,7 +275,10 @@ FIELDS: dict[str, Allowed] = {
     "momentum": ranges.DECAY_RATE,
     "slope": ranges.FRACTION,
     **dict.fromkeys(("epsilon", "norm_eps", "rope_base"), ranges.POSITIVE),
-    **dict.fromkeys(("init_std", "logit_softcap"), ranges.NOT_NEGATIVE),
+    **dict.fromkeys(("init_std", "logit_softcap", "z_loss"), ranges.NOT_NEGATIVE),
+    "label_smoothing": Range(0, 1),
+    "mask_rate": Range(0, 1, "(]"),
+    "num_token_types": Range(1, 1024, "[]", whole=True),
     "window": COUNT_OR_ZERO,
 }
 

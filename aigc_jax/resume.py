@@ -34,8 +34,10 @@ def describe_data(data: Dataset) -> dict[str, Any]:
         "features": {name: [list(f.shape), *f[1:]] for name, f in data.features.items()},
         "identity": data.identity,
     }
-    if data.tokenizer is not None and data.window is not None:
-        description |= {"tokenizer": data.tokenizer.to_json(), "window": list(data.window)}
+    if data.tokenizer is not None:
+        description["tokenizer"] = data.tokenizer.to_json()
+    if data.window is not None:
+        description["window"] = list(data.window)
     return description
 
 
@@ -45,7 +47,7 @@ def described_data(description: dict[str, Any]) -> Dataset:
     def fetch(indices):
         raise AssertionError("a described data set holds no examples")
 
-    text = "tokenizer" in description
+    window, tokenizer = description.get("window"), description.get("tokenizer")
     features: dict[str, Any] = description.get("features") or {
         name: (*rest, description["num_classes"] if name == "label" else None)
         for name, rest in description["spec"].items()  # as older checkpoints have it
@@ -56,8 +58,8 @@ def described_data(description: dict[str, Any]) -> Dataset:
         size=description["size"],
         features={n: Feature(tuple(shape), *rest) for n, (shape, *rest) in features.items()},
         fetch=fetch,
-        window=source.Window(*description["window"]) if text else None,
-        tokenizer=from_json(description["tokenizer"]) if text else None,
+        window=source.Window(*window) if window else None,
+        tokenizer=from_json(tokenizer) if tokenizer else None,
         identity=description.get("identity", {}),
     )
 

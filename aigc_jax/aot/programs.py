@@ -86,7 +86,7 @@ def eval_program(experiment: Experiment) -> Program:
 def generate_program(experiment: Experiment) -> Program:
     """What `generate` calls unless it is told otherwise: 100 images, or a text of 500 tokens."""
     settings, shards = Settings(), batch_shards(experiment.mesh)
-    num = 1 if experiment.data.window is not None else -(-100 // shards) * shards
+    num = 1 if experiment.data.tokenizer is not None else -(-100 // shards) * shards
     key = jax.eval_shape(lambda: rng.stream_key(0, "generate"))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=experiment.replicated)
     sharding = experiment.replicated if num % shards else batch_sharding(experiment.mesh)

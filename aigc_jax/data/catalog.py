@@ -1,8 +1,9 @@
 """What data there is (`aigc data list`), and how it gets here (`aigc data prepare`)."""
 
 import importlib.util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from aigc_jax import config
 from aigc_jax.data import source, tfds_files
 from aigc_jax.errors import UserError, nearest, printable
 
@@ -27,7 +28,12 @@ class Row(NamedTuple):
     tasks: str = ""
 
 
-TASKS = {"image": "gan, vae", "text": "causal_lm", "point": "gan"}
+TASKS = {
+    "image": "gan, vae",
+    "text": "causal_lm, masked_lm",
+    "pairs": "seq2seq",
+    "point": "gan",
+}
 """By kind, the tasks that it is for."""
 
 
@@ -50,6 +56,17 @@ ALWAYS = [
     ),
     Row("ring8:COUNT", "point", "100,000 of 8 Gaussians on a ring", "none", "here, computed"),
     Row("grid25:COUNT", "point", "100,000 of 25 Gaussians on a grid", "none", "here, computed"),
+    Row(
+        "addition:DIGITS", "pairs", "sums of up to 3 digits unless given", "none", "here, computed"
+    ),
+    Row(
+        "synthetic_copy:VOCABULARY:LENGTH",
+        "pairs",
+        "65,536 of up to 12 tokens unless given; or synthetic_reverse",
+        "none",
+        "here, computed",
+    ),
+    Row("FOLDER with data.pair", "pairs", "lines of train.de and train.en, ...", "yours", "a path"),
     Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
 ]
@@ -129,6 +146,24 @@ def prepare(name: str) -> str:
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"TFDS could not prepare {name} in {printable(root)}: {message}") from error
     return str(builder.data_dir)
+
+
+def tokenise(name: str, tokenizer: str, documents: str = "") -> dict[str, Any]:
+    """A text made tokens as `data.tokenizer` and `data.documents` say, BPE trained first; kept for
+    the runs that want the same.
+
+    Returns:
+        `tokenizer`, its `vocab_size` and the number of `tokens` of each split.
+    """
+    section = config.text(name, tokenizer=tokenizer, documents=documents)
+    made = source.open_source(section)
+    assert made.tokenizer is not None
+    return {
+        "tokenizer": tokenizer,
+        "vocab_size": made.tokenizer.vocab_size,
+        "tokens": made.sizes,
+        "about": made.about,
+    }
 
 
 def _row(name, folder):

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from aigc_jax.data.cache import cached
-from aigc_jax.data.examples import Arrays, Source, in_memory, of_text
+from aigc_jax.data.examples import Arrays, Source, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
+from aigc_jax.data.text import BY_FILE, Pieces, Stored, of_text
 from aigc_jax.errors import UserError
 
 MNIST5K = {"train": (0, 4000), "validation": (4000, 4500), "test": (4500, 5000)}
@@ -39,19 +40,23 @@ def mnist5k() -> Source:
     )
 
 
-def pydoc_text(tokenizer: str) -> Source:
+def pydoc_text(tokenizer: str, documents: str = "") -> Source:
     """Python's own help texts (`help("LOOPING")`), about 465,000 characters of English.
 
     The topics are joined in alphabetical order; train, validation and test are the first 90 %, the
     next 5 % and the last 5 % of the tokens. The text is a little different in every version of
-    Python.
+    Python. With documents="files" every topic is one.
     """
     from pydoc_data.topics import topics
 
     text = "\n\n".join(topics[name] for name in sorted(topics))
     made_of = identity({"topics": of_bytes(text.encode())}, {})
     about = f"{len(topics)} help texts of Python, {len(text):,} characters"
-    return of_text({"": text}, tokenizer, made_of, about)
+    stored = Stored("pydoc_text", made_of)
+    if documents == BY_FILE:
+        pieces: Pieces = lambda: ((True, topics[name]) for name in sorted(topics))  # noqa: E731
+        return of_text({"": pieces}, tokenizer, made_of, about, documents, stored)
+    return of_text({"": text}, tokenizer, made_of, about, documents, stored)
 
 
 def _read_mnist5k(path) -> Arrays:

@@ -6,6 +6,7 @@ converts by such a hint gets other letters. So the guess is our own.
 """
 
 import codecs
+from collections.abc import Iterator
 
 from aigc_jax.errors import UserError, printable
 
@@ -70,6 +71,31 @@ def decode(content: bytes, where: str) -> str:
     if codec == "utf-8" and _controls(text[:_SAMPLE]) > 0.1:
         raise UserError(f"{printable(where)} is full of control characters; {_hint(content)}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def pieces(path: str, size: int = 1 << 22) -> Iterator[str]:
+    """What `decode` makes of a file, some megabytes at a time, each but the last with the end of a
+    line.
+
+    Raises:
+        UserError: as `decode`, and where the file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_SAMPLE)
+            codec = next((of for mark, of in _MARKS.items() if head.startswith(mark)), "utf-8")
+            if codec == "utf-8" and _controls(head.decode(errors="replace")) > 0.1:
+                decode(head, path)  # says what it looks like
+        with open(path, encoding=codec, newline=None) as text:
+            while piece := text.read(size):
+                yield piece + text.readline()
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        hint = _hint(error.object) if codec == "utf-8" else "it is damaged"
+        raise UserError(
+            f"{printable(path)} is not {codec.removesuffix('-sig').upper()}; {hint}"
+        ) from error
 
 
 def _hint(content):

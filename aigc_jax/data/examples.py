@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aigc_jax.data.tokenizer import Tokenizer, tokenizer_of
+from aigc_jax.data.tokenizer import Tokenizer
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,7 +31,8 @@ class Source:
     """A source of data.
 
     A text is a source whose examples are its single tokens (feature `tokens`, shape `()`): its
-    slices count tokens, and `source.load` cuts windows from them.
+    slices count tokens, and `source.load` cuts windows from them. With a feature `begins`, uint8,
+    which is 1 where a document begins, each token belongs to one.
 
     Attributes:
         sizes: split -> number of examples.
@@ -92,35 +93,3 @@ def fractions(size: int) -> dict[str, tuple[int, int]]:
     held_out = max(round(size * 0.05), 1 if size >= 3 else 0)
     train, validation = size - 2 * held_out, size - held_out
     return {"train": (0, train), "validation": (train, validation), "test": (validation, size)}
-
-
-def of_text(texts: dict[str, str], tokenizer: str, identity: dict, about: str) -> Source:
-    """The tokens of some texts, one a split. Each is tokenised once, whole.
-
-    A text without a split's name (`""`) becomes all three: its tokens are cut after 90 % and 95 %,
-    between two characters, so no split begins with half of one.
-
-    Args:
-        texts: split -> text.
-        tokenizer: "char" (its vocabulary is that of all texts) or "byte".
-        identity: of the source.
-        about: what was found; the splits and the tokenizer are added.
-    """
-    made = tokenizer_of(tokenizer, texts.values())
-    dtype = np.min_scalar_type(made.vocab_size - 1)
-    tokens = {split: made.encode(text, dtype) for split, text in texts.items()}
-    how = "as the files are named"
-    if "" in tokens:
-        whole, how = tokens[""], "cut in a row"
-        tokens = {
-            split: whole[made.boundary(whole, start) : made.boundary(whole, stop)]
-            for split, (start, stop) in fractions(len(whole)).items()
-        }
-    sizes = ", ".join(f"{split} {len(ids):,}" for split, ids in tokens.items())
-    return in_memory(
-        {split: {"tokens": ids} for split, ids in tokens.items()},
-        {"tokens": made.vocab_size},
-        identity,
-        f"{about}; {made.vocab_size:,} different tokens ({tokenizer}); {sizes}, {how}",
-        tokenizer=made,
-    )

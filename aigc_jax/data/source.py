@@ -5,6 +5,7 @@
 | `mnist5k`, `pydoc_text` | embedded in the installed packages |
 | `synthetic_images:64x64x3`, `synthetic_tokens:256` | made from their index |
 | `ring8`, `grid25` | points of a plane, made from their index |
+| `addition:3`, `synthetic_copy:16:12`, `synthetic_reverse` | pairs, made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
 """
@@ -23,6 +24,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from aigc_jax.config import Config
 from aigc_jax.data import (
     embedded,
     image_folder,
@@ -30,6 +32,7 @@ from aigc_jax.data import (
     splits,
     synthetic,
     text_folder,
+    text_pairs,
     tfds_files,
     transforms,
 )
@@ -60,11 +63,12 @@ class Dataset:
         size: the number of examples.
         features: name -> what an example has of it, before the step's transforms: `image` uint8
             [height, width, channels] and `label` int32 [] where there are classes, or `tokens`
-            int32 [block_size + 1].
+            int32 [block_size + 1] and, where `data.documents` tells them apart, `segments` of the
+            same shape: tokens of one document have one number.
         fetch: indices [batch] -> raw batch, for example `{"image": uint8 [batch, ...]}`. Pure and
             thread-safe.
         arrays: what `take` takes from, if it is in memory (read-only; may be memory-mapped); else
-            None. A text is one array `tokens` of the smallest unsigned type.
+            None. A text is one array `tokens` of the smallest unsigned type, and maybe `begins`.
         window: how text is cut into examples; None where they lie side by side.
         tokenizer: of text; None without one.
         identity: of the whole source, as JSON values; `identity.changes` compares two.
@@ -108,9 +112,9 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         raise UserError(
             f'data.placement="{printable(placement)}" is not known; use memory, device or disk'
         )
-    source = _open(data_config)
+    source = open_source(data_config)
     parts = splits.parse(split, source.sizes, name)
-    if source.tokenizer is not None:
+    if "tokens" in source.features:
         train = split == data_config.split if train is None else train
         return _windows(data_config, source, split, parts, train)
     _check_transforms(data_config, source)
@@ -129,6 +133,7 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         source.features,
         fetch,
         arrays,
+        tokenizer=source.tokenizer,
         identity=source.identity(checksums),
         about=source.about,
     )
@@ -147,17 +152,26 @@ def take(
     if window is None:
         return {name: array[indices] for name, array in arrays.items()}
     places = (indices * window.stride)[:, None] + np.arange(window.length, dtype=np.int32)
-    return {"tokens": arrays["tokens"][places].astype(np.int32)}
+    batch = {"tokens": arrays["tokens"][places].astype(np.int32)}
+    if "begins" in arrays:
+        batch["segments"] = arrays["begins"][places].astype(np.int32).cumsum(axis=1, dtype=np.int32)
+    return batch
 
 
-# Sources that are on every machine: what follows the colon in the name, tokenizer -> the source.
-BUILT_IN: dict[str, Callable[[str, str], Source]] = {
-    "mnist5k": lambda parameters, tokenizer: embedded.mnist5k(),
-    "synthetic_images": lambda parameters, tokenizer: synthetic.images(parameters),
-    "ring8": lambda parameters, tokenizer: mixtures.source("ring8", parameters),
-    "grid25": lambda parameters, tokenizer: mixtures.source("grid25", parameters),
-    "pydoc_text": lambda parameters, tokenizer: embedded.pydoc_text(tokenizer),
-    "synthetic_tokens": lambda parameters, tokenizer: synthetic.tokens(parameters),
+# Sources that are on every machine: what follows the colon in the name, the config's data section
+# -> the source.
+BUILT_IN: dict[str, Callable[[str, Config], Source]] = {
+    "mnist5k": lambda parameters, data: embedded.mnist5k(),
+    "synthetic_images": lambda parameters, data: synthetic.images(parameters),
+    "ring8": lambda parameters, data: mixtures.source("ring8", parameters),
+    "grid25": lambda parameters, data: mixtures.source("grid25", parameters),
+    "pydoc_text": lambda parameters, data: embedded.pydoc_text(
+        data.get("tokenizer", "char"), data.get("documents", "")
+    ),
+    "synthetic_tokens": lambda parameters, data: synthetic.tokens(parameters),
+    "synthetic_copy": lambda parameters, data: text_pairs.copied(parameters),
+    "synthetic_reverse": lambda parameters, data: text_pairs.reversed_(parameters),
+    "addition": lambda parameters, data: text_pairs.addition(parameters),
 }
 
 
@@ -170,7 +184,8 @@ def local_path(name: str) -> Path | None:
         return None
 
 
-def _open(data_config) -> Source:
+def open_source(data_config: Config) -> Source:
+    """The source that a config's data section names, all its splits; see `load`."""
     name, wants_text = data_config.source, "block_size" in data_config
     stem, _, parameters = name.partition(":")
     if wants_text:
@@ -183,11 +198,11 @@ def _open(data_config) -> Source:
     if stem in BUILT_IN:
         if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
-        source = BUILT_IN[stem](parameters, data_config.get("tokenizer", "char"))
-        if wants_text and "tokens" not in source.features:
+        source = BUILT_IN[stem](parameters, data_config)
+        if wants_text and source.tokenizer is None:
             held = "points" if "point" in source.features else "images"
             raise UserError(f"{printable(name)} holds {held}, and this config is for text")
-        if not wants_text and "tokens" in source.features:
+        if not wants_text and source.tokenizer is not None:
             raise UserError(f"{printable(name)} holds text, and this config is for images")
         if "point" in source.features:
             return source
@@ -198,20 +213,26 @@ def _open(data_config) -> Source:
 
 def _found(data_config, size, wants_text) -> Source:
     """A data set that TFDS prepared, or else a file or a folder."""
-    name = data_config.source
+    name, documents = data_config.source, data_config.get("documents", "")
     is_path = _is_path(name)
     prepared = None if is_path else tfds_files.find(name)
     if prepared:
         if wants_text:
-            return prepared.text(data_config.tokenizer)
+            return prepared.text(data_config.tokenizer, documents)
         return prepared.images(data_config, size)
     path = local_path(name)
     if path is not None:
         if not (path.is_dir() or (wants_text and path.is_file())):
             wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
             raise UserError(f"{printable(name)} is not {wanted}")
+        if wants_text and data_config.get("pair"):
+            if not path.is_dir():
+                raise UserError(f"{printable(name)} is no folder, and data.pair needs one")
+            return text_pairs.from_files(
+                str(path), data_config.pair, data_config.tokenizer, data_config.block_size
+            )
         if wants_text:
-            return text_folder.source(str(path), data_config.tokenizer)
+            return text_folder.source(str(path), data_config.tokenizer, documents)
         return image_folder.source(str(path), data_config, size)
     if is_path:
         raise UserError(f"there is no file or folder {printable(name)}")
@@ -360,7 +381,10 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
         name,
         split,
         size,
-        {"tokens": Feature((window.length,), "int32", tokenizer.vocab_size)},
+        {
+            "tokens": Feature((window.length,), "int32", tokenizer.vocab_size),
+            **({"segments": Feature((window.length,), "int32")} if "begins" in arrays else {}),
+        },
         functools.partial(take, arrays, window=window),
         arrays,
         window,

@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Iterator
 
 from aigc_jax.data import encoding, folder
-from aigc_jax.data.examples import Source, of_text
+from aigc_jax.data.examples import Source
 from aigc_jax.data.identity import Entry, identity, of_bytes
+from aigc_jax.data.text import Pieces, Stored, of_text
 from aigc_jax.errors import UserError, printable
 
 SUFFIXES = (".txt", ".md")
@@ -15,7 +17,10 @@ _ABOUT_IT = re.compile(  # files that tell of a data set rather than belong to i
 )
 
 
-def source(path: str, tokenizer: str) -> Source:
+LARGE = 1 << 26  # bytes; larger sets are not held in memory, nor read again to see if they changed
+
+
+def source(path: str, tokenizer: str, documents: str = "") -> Source:
     """A text file, or all `.txt` and `.md` files under a folder, in the order of their names.
 
     Files or folders named after splits, in any case and with the usual synonyms (`train.txt`,
@@ -25,33 +30,72 @@ def source(path: str, tokenizer: str) -> Source:
 
     Args:
         path: a file or a folder.
-        tokenizer: see `examples.of_text`.
+        tokenizer, documents: see `text.of_text`.
 
     Raises:
         UserError: there are no texts, they can be read in two ways, or one is in an encoding that
             is not read (it is named).
     """
+    name, skipped = printable(path), ""
     if os.path.isfile(path):
-        text, entry = _read(path)
-        about = f"{printable(path)}: {len(text):,} characters"
-        return of_text({"": text}, tokenizer, _identity({os.path.basename(path): entry}), about)
-    found = folder.walk(path, SUFFIXES)
-    if not found.files:
-        raise folder.none_found(path, "texts", SUFFIXES, found)
-    groups = _groups(path, found)
-    texts, entries = {}, {}
+        folder_of, base = os.path.split(path)
+        groups = {"": [base]}
+    else:
+        found = folder.walk(path, SUFFIXES)
+        if not found.files:
+            raise folder.none_found(path, "texts", SUFFIXES, found)
+        folder_of, groups = path, _groups(path, found)
+        if found.skipped:
+            skipped = f"; skipped: {folder.counts(found.skipped)}"
+    paths = {file: os.path.join(folder_of, file) for files in groups.values() for file in files}
+    if sum(os.path.getsize(file) for file in paths.values()) > LARGE:
+        entries, about = {}, f"{name}: {len(paths):,} texts"
+        dates = {}
+        for file, where in paths.items():
+            there = os.stat(where)
+            entries[file] = Entry(there.st_size)
+            dates[file] = [there.st_size, there.st_mtime_ns]
+        made_of = {"path": os.path.abspath(path), "files": dates}
+        texts: dict[str, str | Pieces] = {
+            split: _reader([paths[file] for file in files], documents)
+            for split, files in groups.items()
+        }
+        stored = Stored(os.path.basename(os.path.abspath(path)), made_of, large=True)
+        return of_text(texts, tokenizer, _identity(entries), about + skipped, documents, stored)
+    read = {file: _read(where) for file, where in paths.items()}
+    entries = {file: entry for file, (_, entry) in read.items()}
+    characters = sum(len(text) for text, _ in read.values())
+    joined = sum(len(files) - 1 for files in groups.values())
+    if os.path.isfile(path):
+        about = f"{name}: {characters:,} characters"
+    else:
+        about = f"{name}: {len(paths):,} texts, {characters + joined:,} characters{skipped}"
+    whole: dict[str, str | Pieces] = {}
     for split, files in groups.items():
-        parts = []
-        for file in files:
-            text, entries[file] = _read(os.path.join(path, file))
-            parts.append(text)
-        texts[split] = "\n".join(parts)
-    about = (
-        f"{printable(path)}: {len(entries):,} texts, {sum(map(len, texts.values())):,} characters"
-    )
-    if found.skipped:
-        about += f"; skipped: {folder.counts(found.skipped)}"
-    return of_text(texts, tokenizer, _identity(entries), about)
+        parts = [read[file][0] for file in files]
+        whole[split] = _each(parts) if documents else "\n".join(parts)
+    identity_ = _identity(entries)
+    stored = Stored(os.path.basename(os.path.abspath(path)), {"identity": identity_})
+    return of_text(whole, tokenizer, identity_, about, documents, stored)
+
+
+def _each(parts: list[str]) -> Pieces:
+    return lambda: ((True, part) for part in parts)
+
+
+def _reader(paths: list[str], documents: str) -> Pieces:
+    """Files that are read as they are needed, joined by line breaks unless they are documents."""
+
+    def read() -> Iterator[tuple[bool, str]]:
+        for number, path in enumerate(paths):
+            if number and not documents:
+                yield False, "\n"
+            begins = not number or bool(documents)
+            for piece in encoding.pieces(path):
+                yield begins, piece
+                begins = False
+
+    return read
 
 
 def _groups(path, found: folder.Found) -> dict[str, list[str]]:

@@ -22,9 +22,10 @@ from ml_collections import ConfigDict
 
 from aigc_jax.data import picture
 from aigc_jax.data.cache import cached, expand, home
-from aigc_jax.data.examples import Feature, Source, of_text
+from aigc_jax.data.examples import Feature, Source
 from aigc_jax.data.identity import Entry, identity
 from aigc_jax.data.picture import Target
+from aigc_jax.data.text import BY_FILE, Pieces, Stored, of_text
 from aigc_jax.errors import UserError, first_line, printable
 
 _NAME = re.compile(r"\w[\w-]*(?:/[\w.-]+)?(?::[\w.]+)?", re.ASCII)
@@ -179,8 +180,9 @@ class Prepared:
             self.sizes, features, read, lambda _: identify(), cache, about=self._about("images")
         )
 
-    def text(self, tokenizer: str) -> Source:
-        """The feature `text`: the examples of a split, joined by line breaks, tokenised whole.
+    def text(self, tokenizer: str, documents: str = "") -> Source:
+        """The feature `text`: the examples of a split, joined by line breaks, tokenised whole; with
+        documents="files" every example is a document.
 
         Slices count tokens, as those of every text do.
         """
@@ -203,8 +205,22 @@ class Prepared:
                 number = int(np.searchsorted(arrays["ends"], error.start, side="right"))
                 raise UserError(f"example {number} of {self.name} {split} is not UTF-8") from error
 
+        def examples(split) -> Pieces:
+            def read():
+                arrays = cached(f"{self.name}-{split}", self._files(split), lambda: build(split))
+                start = 0
+                for end in arrays["ends"].tolist():
+                    yield True, arrays["utf8"][start : end - 1].tobytes().decode()
+                    start = end
+
+            return read
+
         texts = {split: text(split) for split in self.sizes}
-        return of_text(texts, tokenizer, self._identity(), self._about("texts"))
+        if documents == BY_FILE:
+            texts = {split: examples(split) for split in texts}
+        stored = Stored(self.name, {split: self._files(split) for split in self.sizes})
+        about = self._about("texts")
+        return of_text(texts, tokenizer, self._identity(), about, documents, stored)
 
     def _listed(self):
         return ", ".join(map(printable, self.features))

@@ -1,15 +1,20 @@
-"""Text to token ids and back: characters, bytes, and numbers that are ids already."""
+"""Text to token ids and back: characters, bytes, and numbers that are ids already; `subwords.py`
+has pieces of words."""
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
-from aigc_jax.errors import UserError, lookup, printable
+from aigc_jax.data import subwords
+from aigc_jax.data.subwords import SubwordTokenizer
+from aigc_jax.errors import UserError, lookup, nearest, printable
 
 _PIECE = 1 << 22  # characters encoded at a time: all of a text as UTF-32 would take much memory
 _SHOWN = 20  # characters that an error message lists
@@ -134,23 +139,60 @@ class IdTokenizer:
         return json.dumps({"kind": "ids", "vocab_size": self.vocab_size})
 
 
-Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer
+Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer | SubwordTokenizer
 
 
-def tokenizer_of(name: str, texts: Iterable[str]) -> Tokenizer:
+def tokenizer_of(
+    name: str, texts: Iterable[str], train_texts: Callable[[], Iterable[str]] | None = None
+) -> Tokenizer:
     """The tokenizer `name` for some texts.
 
-    A `char` vocabulary is that of all of them, as in char-rnn and nanoGPT: no evaluation meets an
-    unknown character.
+    Args:
+        name: "char", whose vocabulary is that of all texts, as in char-rnn and nanoGPT: no
+            evaluation meets an unknown character; "byte"; "bpe:N", trained; or a path, see
+            `subwords.read`.
+        texts: all of them; used for "char" alone.
+        train_texts: those that "bpe:N" learns from; by default all.
+
+    Raises:
+        UserError: the name is none of these, or there is nothing to read at the path.
     """
-    makers = {"char": lambda: CharTokenizer.of(*texts), "byte": ByteTokenizer}
-    return lookup(makers, name, "tokenizer")()
+    if name == "char":
+        return CharTokenizer.of(*texts)
+    if name == "byte":
+        return ByteTokenizer()
+    kind, _, size = name.partition(":")
+    if kind == "bpe":
+        if not (size.isascii() and size.isdecimal() and len(size) < 10):
+            raise UserError(f'tokenizer "{printable(name)}": write the number of tokens, bpe:4096')
+        if not subwords.LEAST <= int(size) <= subwords.MOST:
+            raise UserError(
+                f'tokenizer "{name}": the 256 bytes and the end of a text are {subwords.LEAST} '
+                f"tokens; give {subwords.LEAST} to {subwords.MOST:,}"
+            )
+        return subwords.train(texts if train_texts is None else train_texts(), int(size))
+    is_path = "/" in name or name.endswith(".json") or name[:1] in ("~", ".")
+    path = Path(os.path.expanduser(name)) if is_path else None
+    if path is None or not path.exists():
+        if path is not None:
+            raise UserError(f"there is no tokenizer {printable(name)}")
+        known = ("char", "byte", "bpe:4096")
+        raise UserError(
+            f'unknown tokenizer "{printable(name)}"{nearest(name, known)}; or give the path of a '
+            "tokenizer.json, or of a folder with encoder.json and vocab.bpe"
+        )
+    return subwords.read(path)
 
 
 def from_json(text: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote."""
     value = json.loads(text)
-    kinds = {"char": CharTokenizer, "byte": ByteTokenizer, "ids": IdTokenizer}
+    kinds = {
+        "char": CharTokenizer,
+        "byte": ByteTokenizer,
+        "ids": IdTokenizer,
+        "subwords": SubwordTokenizer,
+    }
     return lookup(kinds, value.pop("kind"), "tokenizer")(**value)
 
 

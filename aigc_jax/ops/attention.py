@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from aigc_jax.ops.layout import BATCH_AXES, TENSOR_AXIS, free_axes
 
@@ -20,6 +20,7 @@ def causal_attention(
     position: Int[Array, ""] | Int[Array, "batch"] | int = 0,
     dropout: Callable[[Array], Array] = lambda weights: weights,
     window: int = 0,
+    segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
     """Scaled dot-product attention in which no token sees a later one (Vaswani et al. 2017, eq. 1).
 
@@ -33,16 +34,77 @@ def causal_attention(
             negative places are padding; what is returned for them is finite and means nothing.
         dropout: applied to the attention weights `[batch heads length memory]`.
         window: a token sees itself and the window - 1 tokens before it; 0: all before it.
+        segments: numbers of the tokens, as many as there are keys: a query sees the keys of its own
+            number. Of a text, which document a token belongs to; where sequences are padded, 1 for
+            a token and 0 for padding. None: all are of one.
 
     Returns:
         Averages of the values, in their dtype. The softmax is taken in float32. To remat policies
         it is named "attention".
     """
-    length, memory, head_dim = query.shape[1], key.shape[1], query.shape[-1]
-    scores = _scores(query * head_dim**-0.5, key)
-    visible = _visible(length, memory, position, window)
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
+    visible = _visible(query.shape[1], key.shape[1], position, window)
+    if segments is not None:
+        visible = visible & same_segment(segments, segments)
+    return attention(query, key, value, visible, dropout)
+
+
+def attention(
+    query: Float[Array, "batch length heads head_dim"],
+    key: Float[Array, "batch memory kv_heads head_dim"],
+    value: Float[Array, "batch memory kv_heads head_dim"],
+    visible: Bool[Array, "*batch_and_head length memory"] | None = None,
+    dropout: Callable[[Array], Array] = lambda weights: weights,
+) -> Float[Array, "batch length heads head_dim"]:
+    """Scaled dot-product attention (Vaswani et al. 2017, equation 1): the reference for all others.
+
+    Args:
+        query, key, value, dropout: as for `causal_attention`.
+        visible: which keys a query sees, one at least; of all rows, or `[batch, 1, ...]`. None:
+            all.
+    """
+    scores = _scores(query * query.shape[-1] ** -0.5, key)
+    if visible is not None:
+        scores = jnp.where(visible, scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1)
     out = _average(dropout(weights).astype(value.dtype), value)
+    return checkpoint_name(out, "attention")
+
+
+def same_segment(
+    queries: Int[Array, "batch length"], keys: Int[Array, "batch memory"]
+) -> Bool[Array, "batch 1 length memory"]:
+    """Which keys have the number of a query, as `attention` takes it."""
+    return (queries[:, :, None] == keys[:, None, :])[:, None]
+
+
+def dot_product_attention(
+    query: Float[Array, "batch length heads head_dim"],
+    key: Float[Array, "batch length kv_heads head_dim"],
+    value: Float[Array, "batch length kv_heads head_dim"],
+    *,
+    causal: bool = True,
+    window: int = 0,
+    segments: Int[Array, "batch length"] | None = None,
+) -> Float[Array, "batch length heads head_dim"]:
+    """`causal_attention`, or attention to all tokens, by `jax.nn.dot_product_attention`: on GPUs
+    cuDNN's kernel for operands of 16 bits, elsewhere XLA's products.
+
+    Args:
+        query, key, value, window, segments: as for `causal_attention`.
+        causal: whether no token sees a later one.
+    """
+    backend = "xla"
+    if query.dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu":
+        backend = "cudnn"
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=None if segments is None else same_segment(segments, segments),
+        is_causal=causal,
+        local_window_size=(window - 1, 0) if window else None,
+        implementation=backend,
+    )
     return checkpoint_name(out, "attention")
 
 
@@ -101,6 +163,8 @@ def splash_attention(
     value: Float[Array, "batch length kv_heads head_dim"],
     *,
     window: int = 0,
+    segments: Int[Array, "batch length"] | None = None,
+    causal: bool = True,
     block: int = 512,
     interpret: bool = False,
 ) -> Float[Array, "batch length heads head_dim"]:
@@ -120,7 +184,8 @@ def splash_attention(
         query: one vector per token and head.
         key: what the queries are compared with, as for `causal_attention`.
         value: what is averaged.
-        window: as for `causal_attention`.
+        window, segments: as for `causal_attention`.
+        causal: whether no token sees a later one.
         block: side of a block of scores, a multiple of 128, where it divides the length.
         interpret: run on any device, slowly, for tests.
     """
@@ -128,16 +193,20 @@ def splash_attention(
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (jnp.repeat(x, groups, axis=2) for x in (key, value))
-    attend = functools.partial(_splash, window=window, block=block, interpret=interpret)
+    attend = functools.partial(
+        _splash, window=window, causal=causal, block=block, interpret=interpret
+    )
     sizes = free_axes()
     batch = tuple(name for name in BATCH_AXES if name in sizes)
+    operands = (query, key, value) if segments is None else (query, key, value, segments)
     if batch:
         spec = PartitionSpec(batch, None, TENSOR_AXIS if TENSOR_AXIS in sizes else None)
-        attend = jax.shard_map(attend, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
-    return attend(query, key, value)
+        in_specs = (*(spec,) * 3, PartitionSpec(batch))[: len(operands)]
+        attend = jax.shard_map(attend, in_specs=in_specs, out_specs=spec, check_vma=False)
+    return attend(*operands)
 
 
-def _splash(query, key, value, window, block, interpret):
+def _splash(query, key, value, segments=None, *, window, causal, block, interpret):
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     _, length, heads, head_dim = query.shape
@@ -150,7 +219,7 @@ def _splash(query, key, value, window, block, interpret):
         block_q_dq=side,
         block_kv_dq=side,
     )
-    mask = splash.CausalMask((length, length))
+    mask = splash.CausalMask((length, length)) if causal else splash.FullMask((length, length))
     if window:
         mask = splash.LocalMask((length, length), (window - 1, 0), 0)
     kernel = splash.make_splash_mha(
@@ -161,5 +230,7 @@ def _splash(query, key, value, window, block, interpret):
         residual_checkpoint_name="attention",
         interpret=interpret,
     )
-    heads_first = (x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value))
+    heads_first = [x.swapaxes(1, 2) for x in (query * head_dim**-0.5, key, value)]
+    if segments is not None:
+        heads_first.append(splash.SegmentIds(segments, segments))
     return jax.vmap(kernel)(*heads_first).swapaxes(1, 2)

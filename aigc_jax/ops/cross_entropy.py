@@ -13,13 +13,16 @@ CHUNK_BYTES = 1 << 29
 """Of float32 logits that one device holds at a time."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 6, 7))
 def head_cross_entropy(
     features: Float[Array, "batch length embed"],
     table: Float[Array, "vocab embed"],
     targets: Int[Array, "batch length"],
     weights: Float[Array, "batch length"],
     softcap: float = 0.0,
+    bias: Float[Array, "vocab"] | None = None,
+    z_loss: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Weighted sums over tokens of the cross-entropy and of whether the target is likeliest.
 
@@ -34,12 +37,18 @@ def head_cross_entropy(
         targets: the token that each position is to predict.
         weights: of the tokens, e.g. 0 for padding.
         softcap: c makes c * tanh(logits / c) of the logits (Gemma Team 2024, section 2); 0: none.
+        bias: added to the logits, before `softcap`.
+        z_loss: adds so many times the square of the logits' log-sum-exp to each loss, which keeps
+            them from drifting (Chowdhery et al. 2022, section 5).
+        label_smoothing: s makes the target's probability 1 - s + s / vocab and every other one
+            s / vocab (Szegedy et al. 2016, section 7).
 
     Returns:
-        The sum of the losses, differentiable by `features` and `table`, and the weighted count of
-        positions at which no logit is larger than the target's, which has no gradient.
+        The sum of the losses, differentiable by `features`, `table` and `bias`, and the weighted
+        count of positions at which no logit is larger than the target's, which has no gradient.
     """
-    (loss, correct), _ = _sums(features, table, targets, weights, softcap, gradients=False)
+    operands = (features, table, targets, weights, softcap, bias, z_loss, label_smoothing)
+    (loss, correct), _ = _sums(*operands, gradients=False)
     return loss, correct
 
 
@@ -52,8 +61,18 @@ def num_chunks(batch: int, length: int, vocab_size: int) -> int:
     return next(fitting, length)
 
 
-def _sums(features, table, targets, weights, softcap: float, gradients: bool):
-    """The two sums, and the gradient of the first by features and table (None without)."""
+def _sums(
+    features,
+    table,
+    targets,
+    weights,
+    softcap: float,
+    bias,
+    z_loss: float,
+    smoothing: float,
+    gradients: bool,
+):
+    """The two sums, and the gradient of the first by features, table and bias (None without)."""
     batch, length, _ = features.shape
     chunks = num_chunks(batch, length, table.shape[0])
     # The devices' parts of the batch are an axis of their own: each adds up its own part of the
@@ -69,44 +88,67 @@ def _sums(features, table, targets, weights, softcap: float, gradients: bool):
     def chunk(sums, operands):
         x, target, weight = operands
         logits = shard_batch(dot("dblc,vc->dblv", x, table), tensor_axis=3)
+        if bias is not None:
+            logits = logits + bias
         if softcap:
             logits = softcap * jnp.tanh(logits / softcap)
         largest = logits.max(axis=-1, keepdims=True)
         log_total = largest[..., 0] + jnp.log(jnp.exp(logits - largest).sum(axis=-1))
         hit = jnp.arange(table.shape[0]) == target[..., None]
         chosen = jnp.where(hit, logits, 0.0).sum(axis=-1)
-        loss, correct, table_gradient = sums
+        loss, correct, table_gradient, bias_gradient = sums
+        right = chosen
+        if smoothing:
+            chosen = (1.0 - smoothing) * chosen + smoothing * logits.mean(axis=-1)
+        if z_loss:
+            chosen = chosen - z_loss * log_total**2
         loss += (weight * (log_total - chosen)).sum()
-        correct += (weight * (chosen >= largest[..., 0])).sum()
+        correct += (weight * (right >= largest[..., 0])).sum()
         if not gradients:
-            return (loss, correct, table_gradient), None
-        difference = (jnp.exp(logits - log_total[..., None]) - hit) * weight[..., None]
+            return (loss, correct, table_gradient, bias_gradient), None
+        likely, wanted = jnp.exp(logits - log_total[..., None]), hit
+        if z_loss:
+            likely = likely * (1.0 + 2.0 * z_loss * log_total[..., None])
+        if smoothing:
+            wanted = (1.0 - smoothing) * hit + smoothing / table.shape[0]
+        difference = (likely - wanted) * weight[..., None]
         if softcap:
             difference *= 1.0 - (logits / softcap) ** 2
+        if bias is not None:
+            bias_gradient += difference.sum(axis=(0, 1, 2))
         difference = shard_batch(difference.astype(x.dtype), tensor_axis=3)
         gradient = shard_batch(dot("dblv,vc->dblc", difference, table).astype(x.dtype))
         table_gradient += shard_batch(dot("dblv,dblc->dvc", difference, x), tensor_axis=1)
-        return (loss, correct, table_gradient), gradient
+        return (loss, correct, table_gradient, bias_gradient), gradient
 
     zero = jnp.zeros(())
     start = shard_batch(jnp.zeros((shards, *table.shape)), tensor_axis=1) if gradients else None
+    bias_start = jnp.zeros(bias.shape) if gradients and bias is not None else None
     operands = (cut(features), cut(targets), cut(weights))
-    sums, gradient = jax.lax.scan(chunk, (zero, zero, start), operands)
+    sums, gradient = jax.lax.scan(chunk, (zero, zero, start, bias_start), operands)
     if not gradients:
         return sums[:2], None
     gradient = shard_batch(gradient.transpose(1, 2, 0, 3, 4)).reshape(features.shape)
     _, scatter = jax.vjp(lambda t: unshard(t, 0), stored)
-    return sums[:2], (gradient, *scatter(sums[2].sum(axis=0)))
+    return sums[:2], (gradient, *scatter(sums[2].sum(axis=0)), sums[3])
 
 
-def _forward(features, table, targets, weights, softcap):
-    return _sums(features, table, targets, weights, softcap, gradients=True)
+def _forward(features, table, targets, weights, softcap, bias, z_loss, label_smoothing):
+    operands = (features, table, targets, weights, softcap, bias, z_loss, label_smoothing)
+    return _sums(*operands, gradients=True)
 
 
-def _backward(softcap, gradients, cotangents):
-    by_features, by_table = gradients
+def _backward(softcap, z_loss, label_smoothing, gradients, cotangents):
+    by_features, by_table, by_bias = gradients
     scale = cotangents[0]
-    return (by_features * scale).astype(by_features.dtype), by_table * scale, None, None
+    by_bias = None if by_bias is None else by_bias * scale
+    return (
+        (by_features * scale).astype(by_features.dtype),
+        by_table * scale,
+        None,
+        None,
+        by_bias,
+    )
 
 
 head_cross_entropy.defvjp(_forward, _backward)

@@ -24,6 +24,8 @@ FAMILIES = {
     "vae": "aigc_jax.tasks.vae",
     "causal_lm": "aigc_jax.tasks.causal_lm",
     "classifier": "aigc_jax.tasks.classifier",
+    "masked_lm": "aigc_jax.tasks.masked_lm",
+    "seq2seq": "aigc_jax.tasks.seq2seq",
 }
 
 

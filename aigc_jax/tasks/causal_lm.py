@@ -48,7 +48,9 @@ class LMMetrics(clu_metrics.Collection):
 class CausalLM:
     """A `Task` with one network, `model`. `batch["tokens"]` is int32 `[batch, length + 1]`: the
     model reads all but the last token and predicts all but the first. `batch["weights"]`
-    `[batch, length]`, if there are any, weigh the predictions.
+    `[batch, length]`, if there are any, weigh the predictions. `batch["segments"]`
+    `[batch, length + 1]`, if there are any, number documents: none is read or predicted from
+    another.
 
     Attributes:
         model: its `block_size` is at least `length`.
@@ -56,6 +58,11 @@ class CausalLM:
         ema_decay: of the moving average of the parameters; 0 keeps none.
         accumulate: microbatches per step.
         freeze: parameters that are not trained, by regular expressions (`create_network`).
+        z_loss: in training, weight of the squared log-sum-exp of the logits, e.g. 1e-4
+            (`head_cross_entropy`); it is in the loss that training shows, and evaluations have it
+            not.
+        label_smoothing: in training, probability that is taken from the target and given to all
+            tokens, e.g. 0.1; shown as `z_loss` is.
     """
 
     model: GPT
@@ -63,6 +70,8 @@ class CausalLM:
     ema_decay: float = 0.0
     accumulate: int = 1
     freeze: tuple[str, ...] = ()
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
 
     kinds: ClassVar[tuple[str, ...]] = ("samples",)
     tensor_rules: ClassVar[tuple[tuple[str, int], ...]] = TENSOR_RULES
@@ -106,10 +115,16 @@ class CausalLM:
         """Of each sequence the mean loss in nats per token and the share of tokens that were the
         likeliest."""
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
-        logits: Any = self.model.apply(state.networks["model"].variables(), inputs)
+        segments, within = _documents(batch)
+        variables = state.networks["model"].variables()
+        logits: Any = self.model.apply(variables, inputs, None, segments)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         right = logits.argmax(axis=-1) == targets
-        return {"loss": loss.mean(axis=-1), "accuracy": right.mean(axis=-1, dtype=jnp.float32)}
+        if within is None:
+            return {"loss": loss.mean(axis=-1), "accuracy": right.mean(axis=-1, dtype=jnp.float32)}
+        count = jnp.maximum(within.sum(axis=-1), 1.0)
+        values = {"loss": loss, "accuracy": right}
+        return {name: (x * within).sum(axis=-1) / count for name, x in values.items()}
 
     def generate(
         self,
@@ -157,11 +172,14 @@ class CausalLM:
         rngs = {} if dropout_key is None else {"dropout": dropout_key}
         weights = batch.get("weights")
         weights = jnp.ones(inputs.shape) if weights is None else weights.astype(jnp.float32)
+        segments, within = _documents(batch)
+        if within is not None:
+            weights = weights * within
         if mask is not None:
             weights = weights * mask[:, None]
-        loss, correct = self.model.apply(
-            variables, inputs, targets, weights, ids, rngs=rngs, method="loss"
-        )
+        more = () if ids is None else (self.z_loss, self.label_smoothing)  # in training alone
+        operands = (inputs, targets, weights, ids, segments, *more)
+        loss, correct = self.model.apply(variables, *operands, rngs=rngs, method="loss")
         count = weights.sum()
         return collect(
             LMMetrics,
@@ -169,6 +187,15 @@ class CausalLM:
             perplexity=Perplexity.empty().replace(total=loss, count=count),
             accuracy=clu_metrics.Average.empty().replace(total=correct, count=count),
         )
+
+
+def _documents(batch: Batch) -> tuple[Any, Any]:
+    """The documents of the tokens that are read, and of each whether the next token is of the same:
+    `[batch, length]` both; None where a row is of one."""
+    segments = batch.get("segments")
+    if segments is None:
+        return None, None
+    return segments[:, :-1], (segments[:, :-1] == segments[:, 1:]).astype(jnp.float32)
 
 
 # --- from a config ---
@@ -186,7 +213,7 @@ def sections(config: Config) -> dict[str, Section]:
 
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> CausalLM:
     """The task that a complete config describes, see `tasks.build`."""
-    if spec.vocab_size is None:
+    if spec.vocab_size is None or spec.source_length is not None:
         raise UserError(f"task causal_lm needs text; config.data.source={spec.name} holds none")
     parts = sections(config)
     sizes = {"vocab_size": spec.vocab_size, "block_size": spec.block_size}

@@ -44,6 +44,9 @@ class Spec(NamedTuple):
         vocab_size, block_size: of text; None of other data.
         num_classes: of labelled examples; None without labels.
         coordinates: of a point; None of other data.
+        source_length: of pairs of texts, the longest source, where `block_size` is the longest
+            target; None of other data.
+        mask_token: of a text's tokenizer; None where it has none.
     """
 
     name: str
@@ -53,6 +56,8 @@ class Spec(NamedTuple):
     block_size: int | None = None
     num_classes: int | None = None
     coordinates: int | None = None
+    mask_token: int | None = None
+    source_length: int | None = None
 
 
 def construct(section: Section, key: str, given: Config, **fixed):

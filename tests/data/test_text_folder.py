@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from aigc_jax import config
 from aigc_jax.data import source
-from aigc_jax.data.examples import of_text
 from aigc_jax.data.identity import changes
+from aigc_jax.data.text import of_text
 from aigc_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")

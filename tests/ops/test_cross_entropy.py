@@ -117,3 +117,32 @@ def test_bfloat16_operands_give_float32_sums_close_to_the_exact_ones():
     assert [x.dtype for x in sums] == [jnp.float32] * 2
     assert [x.dtype for x in gradients] == [jnp.bfloat16, jnp.float32]
     np.testing.assert_allclose(sums[0], exact[0], rtol=0.01)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 29, 1])
+def test_bias_z_loss_and_label_smoothing_follow_their_formulas(chunk_bytes, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", chunk_bytes)
+    keys = jax.random.split(jax.random.key(0), 5)
+    features = jax.random.normal(keys[0], (3, 4, 8))
+    table, bias = jax.random.normal(keys[1], (11, 8)), jax.random.normal(keys[2], (11,))
+    targets = jax.random.randint(keys[3], (3, 4), 0, 11)
+    weights = jax.random.uniform(keys[4], (3, 4))
+    smoothing, z_loss = 0.2, 0.3
+
+    def ours(features, table, bias):
+        operands = (features, table, targets, weights, 2.0, bias, z_loss, smoothing)
+        return cross_entropy.head_cross_entropy(*operands)[0]
+
+    def formula(features, table, bias):
+        logits = 2.0 * jnp.tanh((features @ table.T + bias) / 2.0)
+        wanted = (1 - smoothing) * jax.nn.one_hot(targets, 11) + smoothing / 11
+        loss = -(wanted * jax.nn.log_softmax(logits)).sum(-1)
+        return (weights * (loss + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2)).sum()
+
+    operands = (features, table, bias)
+    expected = jax.value_and_grad(formula, argnums=(0, 1, 2))(*operands)
+    found = jax.jit(jax.value_and_grad(ours, argnums=(0, 1, 2)))(*operands)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected
+    )
+    np.testing.assert_allclose(ours(*operands), expected[0], rtol=1e-5)

@@ -1,7 +1,10 @@
 """Transformers.
 
 decoder.py      GPT: embeddings, blocks, head; the loss, and one step of decoding
+encoder.py      BERT: sees a text from both sides
+encoder_decoder.py  a text made of another
 block.py        attention and MLP of one block
+stack.py        blocks one after the other: remat, scan
 projections.py  their dense layers, and what tensor parallelism splits of them
 norms.py        norms of the residual stream
 cache.py        keys and values of the tokens decoded so far
@@ -9,8 +12,21 @@ stacking.py     the two layouts of the parameters: block by block, and stacked f
 """
 
 from aigc_jax.models.transformer.cache import Cache, KVCache
-from aigc_jax.models.transformer.decoder import GPT, REMAT
+from aigc_jax.models.transformer.decoder import GPT
+from aigc_jax.models.transformer.encoder import BERT
+from aigc_jax.models.transformer.encoder_decoder import EncoderDecoder
 from aigc_jax.models.transformer.projections import TENSOR_RULES
+from aigc_jax.models.transformer.stack import REMAT
 from aigc_jax.models.transformer.stacking import stack_layers, unstack_layers
 
-__all__ = ["GPT", "REMAT", "TENSOR_RULES", "Cache", "KVCache", "stack_layers", "unstack_layers"]
+__all__ = [
+    "BERT",
+    "GPT",
+    "REMAT",
+    "TENSOR_RULES",
+    "Cache",
+    "EncoderDecoder",
+    "KVCache",
+    "stack_layers",
+    "unstack_layers",
+]

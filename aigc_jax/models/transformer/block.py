@@ -1,18 +1,28 @@
-"""A block of the decoder: attention, then an MLP, each added to the residual stream."""
+"""A block: attention, then an MLP, each added to the residual stream; in the decoder of an
+encoder-decoder, attention to the encoder's output between them."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.layers import Dropout
-from aigc_jax.models.transformer.cache import KVCache, write
+from aigc_jax.models.transformer.cache import CrossCache, KVCache, write
 from aigc_jax.models.transformer.norms import norm
 from aigc_jax.models.transformer.projections import StackedDense, TensorParallelDense, check_heads
-from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
+from aigc_jax.ops.attention import (
+    attention,
+    causal_attention,
+    dot_product_attention,
+    same_segment,
+    splash_applies,
+    splash_attention,
+)
 from aigc_jax.ops.layout import shard_batch
 from aigc_jax.ops.rope import rotate
 
 MLPS = ("gelu_tanh", "gelu", "swiglu")
+ATTENTIONS = ("auto", "xla", "dot_product")
 
 
 class Block(nn.Module):
@@ -22,6 +32,9 @@ class Block(nn.Module):
         num_kv_heads: as many as there are, never 0.
         mlp_dim: hidden width of the MLP, never 0.
         residual_std: of the initial weights that write into the residual stream.
+        causal: whether no token sees a later one.
+        post_norm: norm(x + attention(x)), then norm(x + mlp(x)), as Vaswani et al. 2017 and BERT.
+        cross: whether there is attention to a memory.
     """
 
     num_heads: int
@@ -39,6 +52,9 @@ class Block(nn.Module):
     mlp: str
     window: int
     residual_std: float
+    causal: bool = True
+    post_norm: bool = False
+    cross: bool = False
 
     # Dense layers take `[batch * length, ...]`: of three-dimensional operands XLA's CPU backend
     # makes kernel gradients by way of slow transpositions. To an accelerator it is the same.
@@ -50,18 +66,43 @@ class Block(nn.Module):
         self,
         x: Float[Array, "batch length embed"],
         ids: Int[Array, "batch"] | None,
-        cache: KVCache | None,
+        cache: KVCache | CrossCache | None,
         position: Int[Array, ""] | Int[Array, "batch"] | int,
-    ) -> tuple[Float[Array, "batch length embed"], KVCache | None]:
-        """The stream after the block, and its cache (None in, None out)."""
-        h = self._norm("attention_norm")(x)
-        h, cache = self._attention(h, ids, cache, position)
-        x = x + Dropout(self.dropout)(h, ids)
-        h = self._mlp(self._norm("mlp_norm")(x))
-        return x + Dropout(self.dropout)(h, ids), cache
+        segments: Int[Array, "batch length"] | None = None,
+        memory: Float[Array, "batch memory embed"] | None = None,
+        memory_segments: Int[Array, "batch memory"] | None = None,
+    ) -> tuple[Float[Array, "batch length embed"], KVCache | CrossCache | None]:
+        """The stream after the block, and its cache (None in, None out).
 
-    def _attention(self, x, ids, cache, position):
-        embed_dim = x.shape[-1]
+        Args:
+            x: the stream.
+            ids, position: as for the decoder.
+            cache: of the tokens so far; with `cross` it comes back with the memory's keys and
+                values in it.
+            segments: tokens see those of the same number alone (`causal_attention`); not with a
+                cache.
+            memory: what `cross` attends to; None if the cache has it.
+            memory_segments: 1 for a token of the memory and 0 for padding.
+        """
+        own, seen = cache if isinstance(cache, CrossCache) else (cache, None)
+        inputs = x if self.post_norm else self._norm("attention_norm")(x)
+        h, own = self._attention(inputs, ids, own, position, segments)
+        x = self._add(x, h, ids, "attention_norm")
+        if self.cross:
+            inputs = x if self.post_norm else self._norm("cross_norm")(x)
+            h, seen = self._cross_attention(inputs, ids, seen, memory, memory_segments)
+            x = self._add(x, h, ids, "cross_norm")
+        h = self._mlp(x if self.post_norm else self._norm("mlp_norm")(x))
+        x = self._add(x, h, ids, "mlp_norm")
+        if own is not None and seen is not None:
+            return x, CrossCache(own, seen)
+        return x, own
+
+    def _add(self, x, h, ids, norm_name):
+        x = x + Dropout(self.dropout)(h, ids)
+        return self._norm(norm_name)(x) if self.post_norm else x
+
+    def _attention(self, x, ids, cache, position, segments):
         query, key, value = self._query_key_value(x)
         if self.qk_norm:
             query, key = self._norm("query_norm", "rms")(query), self._norm("key_norm", "rms")(key)
@@ -72,20 +113,54 @@ class Block(nn.Module):
             key, value = cache
         check_heads(self.num_heads)
         check_heads(self.num_kv_heads, "num_kv_heads")
-        drops = ids is not None and self.dropout > 0.0
-        if self.attention == "auto" and cache is None and not drops and splash_applies(query):
-            h = splash_attention(query, key, value, window=self.window)
+        plain = cache is None and not (ids is not None and self.dropout > 0.0)
+        if self.attention == "auto" and plain and splash_applies(query):
+            h = splash_attention(
+                query, key, value, window=self.window, segments=segments, causal=self.causal
+            )
+        elif self.attention == "dot_product" and plain:
+            h = dot_product_attention(
+                query, key, value, window=self.window, segments=segments, causal=self.causal
+            )
         else:
             dropout = Dropout(self.dropout, name="attention_dropout")
-            h = causal_attention(
-                query, key, value, position, lambda w: dropout(w, ids), self.window
-            )
-        h = self._dense(embed_dim, 0, "attention_out", self.residual_std)(h.reshape(-1, embed_dim))
-        return shard_batch(h.reshape(x.shape)), cache
+            drop = lambda w: dropout(w, ids)  # noqa: E731
+            if self.causal:
+                h = causal_attention(query, key, value, position, drop, self.window, segments)
+            else:
+                visible = None if segments is None else same_segment(segments, segments)
+                h = attention(query, key, value, visible, drop)
+        return self._attention_out(h, x, "attention_out"), cache
+
+    def _cross_attention(self, x, ids, seen, memory, memory_segments):
+        embed_dim = x.shape[-1]
+        query = self._dense(embed_dim, 1, "cross_query")(x.reshape(-1, embed_dim))
+        query = self._heads(query, x)
+        if memory is not None:
+            both = StackedDense(2, embed_dim, self.use_bias, self.dtype, name="cross_key_value")
+            parts = both(memory.reshape(-1, embed_dim))
+            seen = KVCache(*(self._heads(part, memory) for part in parts))
+        key, value = seen
+        dropout = Dropout(self.dropout, name="cross_dropout")
+        queries = jnp.ones(x.shape[:2], jnp.int32)
+        visible = None if memory_segments is None else same_segment(queries, memory_segments)
+        h = attention(query, key, value, visible, lambda w: dropout(w, ids))
+        return self._attention_out(h, x, "cross_out"), seen
+
+    def _attention_out(self, h, x, name):
+        embed_dim = x.shape[-1]
+        h = self._dense(embed_dim, 0, name, self.residual_std)(h.reshape(-1, embed_dim))
+        return shard_batch(h.reshape(x.shape))
+
+    def _heads(self, rows, x):
+        """`[batch, length, heads, head_dim]` of `[batch * length, features]`."""
+        batch, length, embed_dim = x.shape
+        heads = (batch, length, -1, embed_dim // self.num_heads)
+        return shard_batch(rows.reshape(heads), tensor_axis=2)
 
     def _query_key_value(self, x):
         """`[batch, length, heads, head_dim]` each; keys and values may have fewer heads."""
-        batch, length, embed_dim = x.shape
+        embed_dim = x.shape[-1]
         head_dim = embed_dim // self.num_heads
         rows = x.reshape(-1, embed_dim)
 
@@ -97,8 +172,7 @@ class Block(nn.Module):
         else:
             query = self._dense(embed_dim, 1, "query")(rows)
             parts = [query, *stacked(2, self.num_kv_heads * head_dim, "key_value")(rows)]
-        heads = (batch, length, -1, head_dim)
-        return (shard_batch(part.reshape(heads), tensor_axis=2) for part in parts)
+        return (self._heads(part, x) for part in parts)
 
     def _mlp(self, x):
         embed_dim = x.shape[-1]

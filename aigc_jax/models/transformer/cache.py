@@ -18,6 +18,14 @@ class KVCache(NamedTuple):
     values: Float[Array, "batch block_size heads head_dim"]
 
 
+class CrossCache(NamedTuple):
+    """What a block of an encoder-decoder keeps: of the tokens so far, and of the encoder's output,
+    which never changes."""
+
+    own: KVCache
+    memory: KVCache
+
+
 Cache = tuple[KVCache, ...] | KVCache
 """One cache per block; with `scan_layers` one whose arrays have a leading axis of blocks."""
 

@@ -2,30 +2,19 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import checkpoint_policies as policies
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.layers import Dropout
-from aigc_jax.models.transformer.block import MLPS, Block
+from aigc_jax.models.transformer.block import ATTENTIONS, MLPS
 from aigc_jax.models.transformer.cache import Cache, KVCache, empty_cache
 from aigc_jax.models.transformer.norms import NORMS, norm
+from aigc_jax.models.transformer.stack import check_width, make_blocks, place_rows, run_blocks
 from aigc_jax.ops.cross_entropy import head_cross_entropy
 from aigc_jax.ops.layout import shard_batch, unshard
-
-# What the backward pass of a block finds kept, by the name in `config.model.remat`. Everything else
-# it computes again. "attention" is what the attention returns (and the kernel's log-sum-exp).
-REMAT = {
-    "block": policies.nothing_saveable,
-    "attention": policies.save_only_these_names("attention"),
-    "dots": policies.save_from_both_policies(
-        policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names("attention")
-    ),
-}
 
 BLOCK_FIELDS = (
     "num_heads",
@@ -73,7 +62,8 @@ class GPT(nn.Module):
             `blocks_0/...`. `stack_layers` and `unstack_layers` turn one layout into the other. A
             scanned model draws other initial weights and dropout masks.
         attention: "auto" takes the TPU kernel where the mesh is of TPUs and the shapes suit it
-            (`splash_applies`), without dropout and cache; "xla" never does.
+            (`splash_applies`), without dropout and cache; "xla" never does; "dot_product" takes
+            `jax.nn.dot_product_attention`, without dropout and cache, which is cuDNN's on GPUs.
         positions: "learned", a table of `block_size` rows; or "rope", turned queries and keys
             (`ops.rope.rotate`).
         rope_base: of the angles.
@@ -115,15 +105,21 @@ class GPT(nn.Module):
     tied_head: bool = True
 
     def __call__(
-        self, tokens: Int[Array, "batch length"], ids: Int[Array, "batch"] | None = None
+        self,
+        tokens: Int[Array, "batch length"],
+        ids: Int[Array, "batch"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """The logits of the token after each token.
 
         Args:
             tokens: at most `block_size` a row.
             ids: the examples' places in the global batch, for dropout; None switches it off.
+            segments: numbers of the tokens' documents, where several are packed into a row: a token
+                sees its own document alone, and places count from the document's first token. None:
+                a row is of one.
         """
-        x, _ = self._features(tokens, ids, None, 0)
+        x, _ = self._features(tokens, ids, None, 0, segments)
         return self._logits(x)
 
     def loss(
@@ -132,17 +128,24 @@ class GPT(nn.Module):
         targets: Int[Array, "batch length"],
         weights: Float[Array, "batch length"],
         ids: Int[Array, "batch"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        z_loss: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Weighted sums over tokens of the cross-entropy of `targets` under the logits, in nats,
         and of whether the target is the likeliest; see `head_cross_entropy`.
 
         Args:
-            tokens, ids: as for `__call__`.
+            tokens, ids, segments: as for `__call__`.
             targets: the token after each token.
             weights: of the tokens.
+            z_loss, label_smoothing: see `head_cross_entropy`.
         """
-        x, _ = self._features(tokens, ids, None, 0)
-        return head_cross_entropy(x, self._head_table, targets, weights, self.logit_softcap)
+        x, _ = self._features(tokens, ids, None, 0, segments)
+        cap = self.logit_softcap
+        return head_cross_entropy(
+            x, self._head_table, targets, weights, cap, None, z_loss, label_smoothing
+        )
 
     def extend(
         self,
@@ -186,11 +189,6 @@ class GPT(nn.Module):
         if not self.tied_head:
             self._head_table = self.param("head", embedding, table)
         self.embedding_dropout = Dropout(self.dropout)
-        policy = lookup({"none": None, **REMAT}, self.remat, "config.model.remat")
-        block = Block
-        if policy is not None:
-            # A scan's body is compiled apart: nothing outside could be merged with what it repeats.
-            block = nn.remat(Block, policy=policy, prevent_cse=not self.scan_layers)
         shared = {name: getattr(self, name) for name in BLOCK_FIELDS}
         arguments = {
             **shared,
@@ -198,21 +196,10 @@ class GPT(nn.Module):
             "mlp_dim": self.mlp_dim or self._mlp_dim(),
             "residual_std": 0.02 * (2 * self.num_layers) ** -0.5,
         }
-        if self.scan_layers:
-            in_axes: Any = (nn.broadcast, 0, nn.broadcast)
-            scanned = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=in_axes,
-                length=self.num_layers,
-            )
-            self.blocks: Any = scanned(**arguments)
-        else:
-            self.blocks = [block(**arguments) for _ in range(self.num_layers)]
+        self.blocks: Any = make_blocks(self.num_layers, self.remat, self.scan_layers, arguments)
         self.final_norm = norm(self.norm, self.norm_eps, self.use_bias, self.dtype)
 
-    def _features(self, tokens, ids, cache, position) -> tuple[Array, Any]:
+    def _features(self, tokens, ids, cache, position, segments=None) -> tuple[Array, Any]:
         """The residual stream after the last block, normalised, and the blocks' caches."""
         if tokens.shape[1] > self.block_size:
             raise UserError(
@@ -220,25 +207,11 @@ class GPT(nn.Module):
             )
         x = unshard(self.token_embedding, 0)[tokens]
         if self.positions == "learned":
-            x = x + self._positions(tokens.shape[1], position)
+            x = x + place_rows(self.position_embedding, tokens.shape[1], position, segments)
         x = x.astype(self.dtype)
         x = shard_batch(self.embedding_dropout(x, ids))
-        if self.scan_layers:
-            x, cache = self.blocks(x, ids, cache, position)
-            return self.final_norm(x), cache
-        new_cache = []
-        for block, block_cache in zip(self.blocks, cache or [None] * self.num_layers):
-            x, block_cache = block(x, ids, block_cache, position)
-            new_cache.append(block_cache)
-        return self.final_norm(x), tuple(new_cache)
-
-    def _positions(self, length: int, position):
-        """Embeddings of the places from `position` on: `[length, embed]`, or of every row."""
-        table = self.position_embedding
-        if jnp.ndim(position) == 0:
-            return jax.lax.dynamic_slice_in_dim(table, position, length)
-        places = position[:, None] + jnp.arange(length)
-        return table[jnp.clip(places, 0, self.block_size - 1)]
+        x, cache = run_blocks(self.blocks, x, ids, cache, position, segments)
+        return self.final_norm(x), cache
 
     def _logits(self, x):
         table = unshard(self._head_table.astype(self.dtype), 0)
@@ -253,29 +226,19 @@ class GPT(nn.Module):
     def _check(self) -> None:
         """The values fit together, or a `UserError`."""
         choices = {
-            "attention": ("auto", "xla"),
+            "attention": ATTENTIONS,
             "positions": ("learned", "rope"),
             "norm": NORMS,
             "mlp": MLPS,
         }
         for name, known in choices.items():
             lookup(dict.fromkeys(known), getattr(self, name), f"config.model.{name}")
-        if self.embed_dim % self.num_heads:
-            raise UserError(
-                f"num_heads={self.num_heads} does not divide embed_dim={self.embed_dim}; "
-                f"use embed_dim={-(-self.embed_dim // self.num_heads) * self.num_heads}"
-            )
+        check_width(self.embed_dim, self.num_heads, self.positions == "rope")
         if self.num_kv_heads and self.num_heads % self.num_kv_heads:
             fitting = [n for n in range(1, self.num_heads + 1) if self.num_heads % n == 0]
             raise UserError(
                 f"num_kv_heads={self.num_kv_heads} does not divide num_heads={self.num_heads}; "
                 f"use one of {fitting}"
-            )
-        head_dim = self.embed_dim // self.num_heads
-        if self.positions == "rope" and head_dim % 2:
-            raise UserError(
-                f'positions="rope" turns pairs, and embed_dim / num_heads = {head_dim} is odd; '
-                f"use embed_dim={(head_dim + 1) * self.num_heads}"
             )
         for name in ("mlp_dim", "num_kv_heads", "window", "logit_softcap"):
             if not getattr(self, name) >= 0:

@@ -1,0 +1,232 @@
+"""Pairs of texts, from one to the other: lines of two files, or made from their number.
+
+An example is `source` and `target`, token ids, each filled up with -1 at its end.
+"""
+
+import gzip
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from aigc_jax.data import cache, encoding, folder
+from aigc_jax.data.examples import Arrays, Feature, Source, in_memory
+from aigc_jax.data.identity import Entry, identity, of_bytes
+from aigc_jax.data.order import permuted
+from aigc_jax.data.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, from_json, tokenizer_of
+from aigc_jax.errors import UserError, printable
+
+PADDING = -1
+_HELD_OUT = 1000  # pairs of validation and of test, or a tenth where there are few
+_MOST = 1 << 20  # training pairs that are made
+
+
+def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
+    """The lines of `STEM.de` and `STEM.en`, for the pair "de-en"; one tokenizer for both sides,
+    trained, if at all, on the split train.
+
+    The split is the first word of the stem: `train.de`, `val.de.gz`, `test_2016_flickr.de`. Pairs
+    with an empty side, and those with a side of more tokens than `longest`, are left out.
+
+    Args:
+        path: a folder.
+        pair: the endings of the files, from which to which.
+        tokenizer: see `tokenizer_of`.
+        longest: tokens of a side.
+
+    Raises:
+        UserError: there are no such files, their lines do not match, or one cannot be read.
+    """
+    match = re.fullmatch(r"(\w+)-(\w+)", pair)
+    if not match or match[1] == match[2]:
+        raise UserError(f'data.pair="{printable(pair)}": write two endings of files, e.g. "de-en"')
+    texts: dict[str, list[list[str]]] = {}
+    entries: dict[str, Entry] = {}
+    for split, files in _files(path, *match.groups()).items():
+        sides = []
+        for file in files:
+            text, entries[file.name] = _read(file)
+            sides.append(text.removesuffix("\n").split("\n"))
+        if len(sides[0]) != len(sides[1]):
+            raise UserError(
+                f"{printable(files[0])} has {len(sides[0]):,} lines and {printable(files[1])} has "
+                f"{len(sides[1]):,}; each line is to be the other's translation"
+            )
+        texts[split] = sides
+    whole = identity(entries, {})
+
+    def build() -> Arrays:
+        sides = [line for both in texts.values() for side in both for line in side]
+        train = texts.get("train") or next(iter(texts.values()))
+        made = tokenizer_of(tokenizer, sides, lambda: (line for side in train for line in side))
+        arrays = {"tokenizer": np.frombuffer(made.to_json().encode(), np.uint8)}
+        for split, both in texts.items():
+            rows = [[made.encode(line) for line in side] for side in both]
+            kept = [all(0 < len(side[i]) <= longest for side in rows) for i in range(len(rows[0]))]
+            for name, side in zip(("source", "target"), rows):
+                ids = [row for row, keep in zip(side, kept) if keep]
+                arrays[f"{name}:{split}"] = _padded(ids, made.vocab_size)
+            arrays[f"left_out:{split}"] = np.array([len(kept) - sum(kept)])
+        return arrays
+
+    made_of = {"identity": whole, "pair": pair, "tokenizer": tokenizer, "longest": longest}
+    arrays = cache.cached(f"{Path(path).name}-{pair}", made_of, build)
+    made = from_json(arrays["tokenizer"].tobytes().decode())
+    widths = {
+        side: max(arrays[f"{side}:{split}"].shape[1] for split in texts)
+        for side in ("source", "target")
+    }
+    found = {
+        split: {side: _widened(arrays[f"{side}:{split}"], n) for side, n in widths.items()}
+        for split in texts
+    }
+    left_out = sum(int(arrays[f"left_out:{split}"][0]) for split in texts)
+    sizes = ", ".join(f"{split} {len(of['source']):,}" for split, of in found.items())
+    about = (
+        f"{printable(path)}: pairs {pair}; {sizes}; {left_out:,} left out (empty, or of more than "
+        f"{longest} tokens); {made.vocab_size:,} different tokens ({printable(tokenizer)})"
+    )
+    return in_memory(
+        found,
+        dict.fromkeys(("source", "target"), made.vocab_size),
+        whole,
+        about,
+        tokenizer=made,
+    )
+
+
+def addition(parameters: str) -> Source:
+    """`addition:DIGITS`, 3 by default: "12+345" and "357". Every pair of numbers of up to so many
+    digits is in one split alone."""
+    digits = _numbers("addition", parameters, [3], [(1, 4)])[0]
+    tokenizer = CharTokenizer("+0123456789")
+    size = 10 ** (2 * digits)
+    held_out = min(_HELD_OUT, size // 10)
+    sizes = {"validation": held_out, "test": held_out, "train": min(size - 2 * held_out, _MOST)}
+    starts = dict(zip(sizes, (0, held_out, 2 * held_out)))
+
+    def read(split: str, indices: np.ndarray) -> Arrays:
+        first, second = np.divmod(permuted(indices + starts[split], size, 0, 0), 10**digits)
+        asked = np.char.add(np.char.add(first.astype("U"), "+"), second.astype("U"))
+        sums = (first + second).astype("U")
+        texts = {"source": asked, "target": sums}
+        return {side: _characters(texts[side], tokenizer, width) for side, width in widths.items()}
+
+    widths: dict[str, int] = {"source": 2 * digits + 1, "target": digits + 1}
+    return _made(sizes, widths, tokenizer, read, f"sums of numbers of up to {digits} digits")
+
+
+def copied(parameters: str) -> Source:
+    """`synthetic_copy:VOCABULARY:LENGTH`, 16 and 12 by default: any tokens, and the same again."""
+    return _repeated("synthetic_copy", parameters, lambda row: row)
+
+
+def reversed_(parameters: str) -> Source:
+    """`synthetic_reverse:VOCABULARY:LENGTH`, as `copied`: any tokens, and their mirror image."""
+    return _repeated("synthetic_reverse", parameters, lambda row: row[::-1])
+
+
+def _repeated(name: str, parameters: str, turn: Callable[[np.ndarray], np.ndarray]) -> Source:
+    vocab_size, longest = _numbers(name, parameters, [16, 12], [(2, 2**15), (1, 1024)])
+    sizes = {"train": 1 << 16, "validation": _HELD_OUT, "test": _HELD_OUT}
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist()))
+
+    def read(split: str, indices: np.ndarray) -> Arrays:
+        rows = []
+        for index in (indices + starts[split]).tolist():
+            words = np.random.SeedSequence((index, vocab_size, longest)).generate_state(longest + 1)
+            rows.append((words[1:] % vocab_size)[: 1 + words[0] % longest].astype(np.int32))
+        turned = [turn(row) for row in rows]
+        sides = zip(("source", "target"), (rows, turned))
+        return {side: _widened(_padded(of, vocab_size), longest) for side, of in sides}
+
+    widths = dict.fromkeys(("source", "target"), longest)
+    about = f"up to {longest} of {vocab_size} tokens"
+    return _made(sizes, widths, IdTokenizer(vocab_size), read, about)
+
+
+def _made(sizes, widths: Mapping[str, int], tokenizer: Tokenizer, read, about: str) -> Source:
+    dtype = str(_dtype(tokenizer.vocab_size))
+    listed = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
+    return Source(
+        sizes,
+        {side: Feature((width,), dtype, tokenizer.vocab_size) for side, width in widths.items()},
+        read,
+        lambda _: identity({}, sizes),
+        tokenizer=tokenizer,
+        about=f"computed: {about}; {listed}",
+    )
+
+
+def _numbers(name: str, parameters: str, defaults: list[int], ranges: list[tuple[int, int]]):
+    words = parameters.split(":") if parameters else []
+    words += [str(default) for default in defaults[len(words) :]]
+    fitting = len(words) == len(ranges) and all(
+        word.isascii() and word.isdecimal() and len(word) < 9 and low <= int(word) <= high
+        for word, (low, high) in zip(words, ranges)
+    )
+    if not fitting:
+        form = ":".join(f"({low} to {high})" for low, high in ranges)
+        raise UserError(f'cannot read "{name}:{printable(parameters)}"; write {name}:{form}')
+    return [int(word) for word in words]
+
+
+def _dtype(vocab_size: int) -> np.dtype:
+    return np.min_scalar_type(-vocab_size)  # signed, for the padding
+
+
+def _characters(texts: np.ndarray, tokenizer: CharTokenizer, width: int) -> np.ndarray:
+    """Short texts as rows of ids: `[texts, width]`."""
+    codes = texts.astype(f"U{width}").view(np.uint32).reshape(len(texts), width)
+    table = np.full(128, PADDING, _dtype(tokenizer.vocab_size))  # NumPy fills up with zeros
+    table[[ord(c) for c in tokenizer.characters]] = np.arange(tokenizer.vocab_size)
+    return table[codes]
+
+
+def _padded(rows: list[np.ndarray], vocab_size: int) -> np.ndarray:
+    width = max(map(len, rows), default=0)
+    out = np.full((len(rows), width), PADDING, _dtype(vocab_size))
+    for line, row in zip(out, rows):
+        line[: len(row)] = row
+    return out
+
+
+def _widened(rows: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=PADDING)
+
+
+def _files(path: str, first: str, second: str) -> dict[str, tuple[Path, Path]]:
+    """Split -> the two files of it."""
+    endings = {f".{side}{zipped}": side for side in (first, second) for zipped in ("", ".gz")}
+    stems: dict[str, dict[str, Path]] = {}
+    for file in sorted(Path(path).iterdir()):
+        for ending, side in endings.items():
+            if file.name.endswith(ending):
+                stems.setdefault(file.name.removesuffix(ending), {})[side] = file
+    found: dict[str, tuple[Path, Path]] = {}
+    for stem, sides in stems.items():
+        if len(sides) < 2:
+            continue
+        word = re.split(r"[^a-z]+", stem.lower())[0]
+        split = folder.named_splits(path, [word]).get(word) if word else None
+        if split is None or split in found:
+            why = "is a second one of the split" if split else "begins with no name of a split"
+            raise UserError(f"{printable(path)}: `{printable(stem)}` {why} {split or ''}".rstrip())
+        found[split] = (sides[first], sides[second])
+    if not found:
+        raise UserError(
+            f"{printable(path)} holds no pairs of files *.{first} and *.{second}, such as "
+            f"train.{first} and train.{second}"
+        )
+    return found
+
+
+def _read(file: Path) -> tuple[str, Entry]:
+    try:
+        content = file.read_bytes()
+        plain = gzip.decompress(content) if file.suffix == ".gz" else content
+    except (OSError, EOFError) as error:
+        raise UserError(f"cannot read {printable(file)}: {error}") from error
+    return encoding.decode(plain, os.fspath(file)), of_bytes(content)

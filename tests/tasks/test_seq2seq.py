@@ -1,0 +1,168 @@
+"""The laws of sequence to sequence: weights, exact match, generation, any devices; and its data."""
+
+import functools
+import gzip
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from runs import assert_close, make_config, trained
+
+from aigc_jax import config
+from aigc_jax.data import source
+from aigc_jax.errors import UserError
+from aigc_jax.experiment import Experiment
+from aigc_jax.models.transformer import EncoderDecoder
+from aigc_jax.resume import describe_data, described_data
+from aigc_jax.tasks.seq2seq import Seq2Seq
+from aigc_jax.tasks.task import Settings, Task, inference_state
+
+CONFIG = "configs/seq2seq/addition.py:smoke"
+VOCAB, LENGTH, KEY = 9, 4, jax.random.key(5)
+MODEL = EncoderDecoder(VOCAB + 2, LENGTH + 1, LENGTH + 1, 1, num_heads=2, embed_dim=16)
+TASK = Seq2Seq(MODEL, {"model": optax.adam(3e-3)})
+
+
+def batch_of(size, key=0):
+    lengths = jax.random.randint(jax.random.key(key), (2, size, 1), 0, LENGTH + 1)
+    tokens = jax.random.randint(jax.random.key(key + 1), (2, size, LENGTH), 0, VOCAB)
+    sides = jnp.where(jnp.arange(LENGTH) < lengths, tokens, -1)
+    both = {"source": sides[0], "target": sides[1]}
+    return {**both, "id": jnp.arange(size), "mask": jnp.ones(size)}
+
+
+@functools.cache
+def start():
+    return jax.jit(TASK.init)(jax.random.key(0), batch_of(2))
+
+
+evaluate = jax.jit(lambda state, batch: TASK.eval_step(inference_state(state), batch, KEY))
+
+
+def test_only_tokens_and_the_end_are_predicted():
+    batch = batch_of(20)
+    found = evaluate(start(), batch)
+    count = (batch["target"] >= 0).sum() + 20
+    assert float(found.loss.count) == count == float(found.accuracy.count)
+    params = {"params": start().networks["model"].params}
+    total = 0.0
+    ended = lambda row: jnp.append(row[row >= 0], TASK.end_token)[None]  # noqa: E731
+    for row in range(20):
+        targets = ended(batch["target"][row])
+        tokens = jnp.append(TASK.begin_token, targets[0, :-1])[None]
+        logits = MODEL.apply(params, ended(batch["source"][row]), tokens)
+        total += optax.softmax_cross_entropy_with_integer_labels(logits, targets).sum()
+    np.testing.assert_allclose(found.loss.total, total, rtol=1e-5)
+    step = jax.jit(TASK.train_step)(start(), batch, jax.random.key(0))[1]
+    np.testing.assert_allclose(step.loss.total, total, rtol=1e-5)
+    masked = {**batch, "mask": batch["mask"].at[10:].set(0)}
+    part = jax.tree.map(lambda x: x[:10], batch)
+    np.testing.assert_allclose(
+        evaluate(start(), masked).loss.total, evaluate(start(), part).loss.total, rtol=1e-5
+    )
+
+
+def test_exact_match_is_what_greedy_decoding_gets_right():
+    """Twelve that were learnt by heart are right, and others are not."""
+    batch, step = batch_of(20), jax.jit(TASK.train_step)
+    learnt = jax.tree.map(lambda x: x[:12], batch)
+    state = start()
+    for i in range(120):
+        state, _ = step(state, learnt, jax.random.key(i))
+    exact = jax.jit(TASK.predict)(inference_state(state), batch, KEY)["exact_match"]
+    assert exact[:12].sum() > 6
+    assert exact.sum() < 20
+    np.testing.assert_allclose(evaluate(state, batch).compute()["exact_match"], exact.mean())
+    lengths = (batch["source"] >= 0).sum(axis=1)
+    right_aligned = jnp.stack(
+        [jnp.roll(row, LENGTH - n) for row, n in zip(batch["source"], lengths)]
+    )
+    inputs = {"tokens": right_aligned, "lengths": lengths, "temperature": jnp.asarray(0.0)}
+    made = jax.jit(TASK.generate, static_argnums=4)(
+        inference_state(state), jax.random.key(0), jnp.arange(20), inputs, Settings()
+    )
+    for row in range(20):
+        found = made["tokens"][row, made["begin"][row] : made["end"][row]]
+        target = batch["target"][row]
+        assert exact[row] == np.array_equal(found, target[target >= 0])
+
+
+def test_it_is_a_task_and_makes_something_of_nothing():
+    assert isinstance(TASK, Task)
+    made = TASK.generate(
+        inference_state(start()), jax.random.key(0), jnp.arange(2), {}, Settings(max_new_tokens=3)
+    )
+    assert made["tokens"].shape == (2, 4)
+    long = {"tokens": jnp.zeros((2, 5), jnp.int32)}
+    with pytest.raises(UserError, match="the source has 5 tokens, and the model reads 4"):
+        TASK.generate(inference_state(start()), jax.random.key(0), jnp.arange(2), long, Settings())
+
+
+def test_one_device_equals_eight_and_jit_equals_pmap_and_microbatches_change_nothing():
+    state, metrics = trained(CONFIG, devices=1)
+    for other in ({"devices": 8}, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
+        found, seen = trained(CONFIG, **other)
+        assert_close(found.networks["model"].params, state.networks["model"].params, 1e-3, 1e-4)
+        for a, b in zip(seen, metrics):
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+
+
+def test_a_run_is_built_again_without_its_data():
+    experiment = Experiment(make_config(CONFIG))
+    again = Experiment(experiment.config, data=described_data(describe_data(experiment.data)))
+    assert again.task.model == experiment.task.model
+    assert experiment.unit == ("tokens", 2)
+
+
+def rows(data, side):
+    return [data.tokenizer.decode(row[row >= 0]) for row in data.arrays[side]]
+
+
+def test_sums_are_right_and_no_pair_is_in_two_splits():
+    seen = set()
+    for split in ("train", "validation", "test"):
+        data = source.load(config.text("addition:2"), split)
+        for asked, told in zip(rows(data, "source"), rows(data, "target"), strict=True):
+            assert sum(map(int, asked.split("+"))) == int(told)
+            seen.add(asked)
+    assert len(seen) == 10_000
+
+
+def test_copies_and_mirror_images():
+    for name, turn in (("synthetic_copy", 1), ("synthetic_reverse", -1)):
+        data = source.load(config.text(f"{name}:5:3"), "validation")
+        pairs = list(zip(rows(data, "source"), rows(data, "target"), strict=True))
+        assert all(a.split()[::turn] == b.split() for a, b in pairs)
+        assert {len(a.split()) for a, _ in pairs} == {1, 2, 3}
+
+
+def test_lines_of_two_files_are_pairs(tmp_path):
+    (tmp_path / "train.de").write_text("ein Hund\n\nzwei Hunde und viele mehr\n")
+    (tmp_path / "train.en").write_text("a dog\n\ntwo dogs\n")
+    (tmp_path / "test_2016.de.gz").write_bytes(gzip.compress(b"Hund\n"))
+    (tmp_path / "test_2016.en.gz").write_bytes(gzip.compress(b"dog\n"))
+    section = config.text(str(tmp_path), pair="de-en", block_size=10)
+    train, test = (source.load(section, split) for split in ("train", "test"))
+    assert (rows(train, "source"), rows(train, "target")) == (["ein Hund"], ["a dog"])
+    assert rows(test, "target") == ["dog"]
+    assert train.features == test.features
+    assert "2 left out" in train.about
+    (tmp_path / "train.en").write_text("a dog\n")
+    with pytest.raises(UserError, match=r"train\.de has 3 lines and .*train\.en has 1"):
+        source.load(section, "train")
+    for pair, message in (("de", "write two endings"), ("de-fr", "no pairs of files")):
+        with pytest.raises(UserError, match=message):
+            source.load(config.text(str(tmp_path), pair=pair), "train")
+
+
+@pytest.mark.parametrize(
+    ("task", "data"), [("causal_lm", "addition:1"), ("seq2seq", "synthetic_tokens")]
+)
+def test_data_of_another_kind_is_refused(task, data):
+    asked = make_config(CONFIG if task == "seq2seq" else "gpt")
+    asked.data.source, asked.data.split = data, "train"
+    asked.data.eval_split = ""
+    with pytest.raises(UserError, match=f"task {task} needs"):
+        Experiment(asked)
