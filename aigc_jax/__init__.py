@@ -9,6 +9,7 @@ From Python, e.g. in a notebook:
     images = run.generate(16, seed=1)["image"]
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,4 +28,4 @@ def load(workdir: str | Path, *, best: bool = False) -> "Run":
     """
     from aigc_jax.api import Run
 
-    return Run(Path(workdir).expanduser(), best=best)
+    return Run(Path(os.path.expanduser(workdir)), best=best)

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aigc_jax import command_line, keys, manual, ranges
+from aigc_jax.atomic import refuse_existing
 from aigc_jax.command_line import Flag
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.run import console, signals
 from aigc_jax.run.files import MENDABLE, check_writable, expand, to_json, write_bytes
 
-NUM = ranges.Range(0, 10**9, "[]", whole=True)
-TOKENS = ranges.Range(0, 2**22, "[]", whole=True)  # of a hundred texts at once
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
 SEEDS = ranges.Range(0, 1024, "[]", whole=True)
+PROCESS = ranges.Range(-1, 2**20, "[]", whole=True)
+SIMULATED = ranges.Range(0, 4096, "[]", whole=True)
+STEP = ranges.Range(-1, ranges.LARGE, whole=True)
 SLICES = ranges.Range(1, 1024, "[]", whole=True)
 CONFIG = Flag(
     "config",
@@ -36,10 +38,11 @@ CONFIG = Flag(
 WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
 OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
 BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
+OVERWRITE = Flag("overwrite", bool, False, "replace files that are there")
 PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
     Flag("num_processes", int, 0, "several processes: how many", ranges.SIZE_OR_ZERO),
-    Flag("process_id", int, -1, "several processes: which one this is, from 0"),
+    Flag("process_id", int, -1, "several processes: which one this is, from 0", PROCESS),
     Flag("join_timeout", int, 300, "several processes: seconds to wait for the others", SECONDS),
 )
 
@@ -60,6 +63,11 @@ def train(flags, config, _) -> dict[str, Any]:
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
     workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
     executable = expand("executable", flags.executable) if flags.executable else None
+    if executable:
+        console.say(
+            f"--executable={executable}: what is in this file is run, as by Python's pickle; take "
+            "none from strangers"
+        )
     with _joined(flags, config):
         from aigc_jax.train import train
 
@@ -93,6 +101,30 @@ def generate(flags, config, _) -> dict[str, Any]:
             best=flags.best,
             labels=_numbers("labels", flags.labels),
             **paths,
+        )
+
+
+def export(flags, config, _) -> dict[str, Any]:
+    config, workdir = command_line.run_config(config, flags.workdir)
+    if not flags.out.endswith(".safetensors"):
+        raise UserError(f"--out={flags.out} is no FILE.safetensors; write --out=model.safetensors")
+    if flags.parameters not in ("average", "last"):
+        raise UserError(f'--parameters="{flags.parameters}" is not known; use average or last')
+    if flags.best and flags.step >= 0:
+        raise UserError("--best and --step do not go together")
+    out = expand("out", flags.out)
+    refuse_existing([out], flags.overwrite)
+    check_writable("out", flags.out, out)
+    with _alone(config):
+        from aigc_jax.export import export
+
+        return export(
+            config,
+            workdir,
+            out,
+            step=None if flags.step < 0 else flags.step,
+            best=flags.best,
+            averaged=flags.parameters == "average",
         )
 
 
@@ -154,12 +186,31 @@ def compile(flags, config, _) -> dict[str, Any]:
     )
 
 
+def check(flags, config, _) -> dict[str, Any]:
+    if config is None:
+        raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
+    if flags.topology and flags.devices:
+        raise UserError("--topology and --devices do not go together")
+    workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
+    with _alone(config, flags.devices):
+        from aigc_jax.check import check
+
+        return check(
+            config,
+            workdir,
+            topology=flags.topology,
+            slices=flags.slices,
+            devices=flags.devices,
+            compiled=flags.compile,
+        )
+
+
 def data(flags, config, words) -> dict[str, Any]:
     from aigc_jax.data import catalog
 
     if words[:1] == ["list"] and len(words) == 1:
         rows = catalog.listing()
-        print(catalog.table(rows), file=sys.stderr)
+        console.say(*catalog.table(rows).splitlines())
         return {"sources": [row._asdict() for row in rows]}
     if words[:1] == ["prepare"] and 2 <= len(words) <= 4:
         path = catalog.prepare(words[1])
@@ -185,9 +236,8 @@ def reproduce(flags, _, words) -> dict[str, Any]:
         found = listing(out)
         for row in found:
             published = "" if row["published"] is None else f"published {row['published']:g}"
-            print(
-                f"{row['row']:24} {published:18} ours {row['ours'] or '-':16} {row['state']}",
-                file=sys.stderr,
+            console.say(
+                f"{row['row']:24} {published:18} ours {row['ours'] or '-':16} {row['state']}"
             )
         return {"rows": found}
     if len(words) != 1:
@@ -235,7 +285,12 @@ VERBS = {
             CONFIG,
             WORKDIR,
             Flag("resume", str, "auto", "force: go on although the run had another config"),
-            Flag("executable", str, "", "file with the compiled step; made if it is not there"),
+            Flag(
+                "executable",
+                str,
+                "",
+                "file with the compiled step, made if not there; its content is run (pickle)",
+            ),
             *PROCESSES,
         ),
         "aigc train --config=gan/dcgan:quickstart --workdir=runs/dcgan --config.train.duration='2 "
@@ -253,44 +308,44 @@ VERBS = {
         (
             CONFIG,
             OF_RUN,
-            Flag("kind", str, "samples", "samples, interpolation, reconstructions or traversal"),
-            Flag(
-                "num", int, 0, "how many; by default 100 images, 50 reconstructions or 1 text", NUM
-            ),
-            Flag("seed", int, 0, "of the noise", ranges.SEED),
+            *(Flag(name, type(key.default), *key) for name, key in keys.GENERATE.items()),
             Flag("labels", str, "", "of a model with classes: those to make, 3 or 0,3,7"),
-            Flag("prompt", str, "", "text: go on from this"),
-            Flag("max_new_tokens", int, 500, "text: how much to add", TOKENS),
-            Flag(
-                "temperature",
-                float,
-                0.8,
-                "text: below 1 is safer, 0 takes the likeliest token",
-                ranges.NOT_NEGATIVE,
-            ),
-            Flag(
-                "top_k",
-                int,
-                0,
-                "text: draw among the k likeliest tokens; 0: among all",
-                ranges.COUNT_OR_ZERO,
-            ),
-            Flag(
-                "top_p",
-                float,
-                1.0,
-                "text: draw among the likeliest that have this probability",
-                ranges.FACTOR,
-            ),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),
             Flag("npz", str, "", "file for all samples as arrays, too"),
-            Flag("overwrite", bool, False, "replace files that are there"),
+            OVERWRITE,
             BEST,
             *PROCESSES,
         ),
         "aigc generate --workdir=runs/dcgan --num=25 --seed=1",
         generate,
+    ),
+    "check": Verb(
+        "look for everything that would stop a run, in seconds, before it costs; exit 2 if so",
+        (
+            CONFIG,
+            WORKDIR,
+            Flag("topology", str, "", "KIND:SHAPE of the TPU slice it is for, as in `compile`"),
+            Flag("slices", int, 1, "how many of that slice", SLICES),
+            Flag("devices", int, 0, "how many devices it is for, simulated here", SIMULATED),
+            Flag("compile", bool, False, "compile the step too: what memory it takes; minutes"),
+        ),
+        "aigc check --config=gan/dcgan:quickstart --devices=8",
+        check,
+    ),
+    "export": Verb(
+        "write a run's networks as a .safetensors file, for other programs and for init_from",
+        (
+            CONFIG,
+            OF_RUN,
+            Flag("out", str, "", "file to write, FILE.safetensors"),
+            Flag("step", int, -1, "of the checkpoint; by default the newest", STEP),
+            BEST,
+            Flag("parameters", str, "average", "the moving average if there is one; or last"),
+            OVERWRITE,
+        ),
+        "aigc export --workdir=runs/dcgan --out=dcgan.safetensors",
+        export,
     ),
     "data": Verb(
         "`data list` shows every source; `data prepare NAME [TOKENIZER [DOCUMENTS]]` downloads or "
@@ -409,6 +464,8 @@ def _main(argv: list[str]) -> int:
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):
         raise UserError(problem)
+    if result.get("ok") is False:  # of `check`
+        return 2
     stopped = result.get("stopped")
     return 128 + signal.Signals[stopped] if stopped else 0
 
@@ -416,22 +473,22 @@ def _main(argv: list[str]) -> int:
 def _report(error: BaseException) -> int:
     """Says what went wrong; the exit code."""
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        console.say(f"error: {error}")
         return 2
     if isinstance(error, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        console.say("interrupted")
         return 130
     if isinstance(error, OSError) and error.errno in MENDABLE:
         where = f": {printable(error.filename)}" if error.filename else " (while writing a file)"
-        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        console.say(f"error: {error.strerror}{where}")
         return 2
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # NumPy's, and XLA's
-        print(f"error: out of memory: {first_line(error)}; ask for less at once", file=sys.stderr)
+        console.say(f"error: out of memory: {first_line(error)}; ask for less at once")
         return 2
     if isinstance(error, ValueError) and "for JAX flag" in str(error):  # JAX was not imported
-        print(f"error: {first_line(error)}; mend or unset that variable", file=sys.stderr)
+        console.say(f"error: {first_line(error)}; mend or unset that variable")
         return 2
-    traceback.print_exception(error)
+    console.say(*"".join(traceback.format_exception(error)).splitlines())
     return 1
 
 
@@ -464,6 +521,20 @@ def _joined(flags, config):
         raise
     if peers:
         peers.leave(0)
+
+
+@contextlib.contextmanager
+def _alone(config, devices: int = 0):
+    """Makes the devices, or so many on a CPU, for a verb of one process."""
+    _quiet()
+    from aigc_jax.parallel import processes
+
+    if devices:
+        processes.simulated_devices(devices)
+    else:
+        processes.cpu_devices(config)
+    processes.check_devices()
+    yield
 
 
 def _quiet() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from aigc_jax import tasks
+from aigc_jax import keys, tasks
 from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
@@ -70,12 +70,23 @@ class Run:
     ) -> dict[str, Any]:
         """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, `{"point": [num, 2]}` or
         `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
-        arguments are those of `aigc generate`."""
+        arguments are those of `aigc generate`.
+
+        Raises:
+            UserError: an argument is out of its range (`keys.GENERATE`), or is not for this run.
+        """
+        keys.check_asked(kind=kind, num=num, seed=seed, prompt=prompt)
+        keys.check_asked(max_new_tokens=max_new_tokens)
+        keys.check_asked(temperature=temperature, top_k=top_k, top_p=top_p)
+        num, seed, max_new_tokens = int(num), int(seed), int(max_new_tokens)  # of NumPy's, too
         experiment = self.experiment
+        if prompt and experiment.data.tokenizer is None:
+            raise UserError(f"prompt is for text; this run makes images ({experiment.data.name})")
         if kind in FROM_DATA:
             experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
-        text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)
+        text = {"temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
+        text = {} if tokenizer is None else text
         make, _ = sample_chunks(
             experiment, Settings(kind, max_new_tokens), num, seed, prompt, text, labels
         )

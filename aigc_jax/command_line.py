@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aigc_jax import ranges
 from aigc_jax.config_files import find, load
 from aigc_jax.errors import UserError, first_line, nearest, printable
+from aigc_jax.run.console import say
 from aigc_jax.run.files import expand, read_config
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
 
         config, dropped = tasks.renamed(config, _names(argv))
         if dropped:
-            print(f"not known to it, and left out: {', '.join(dropped)}", file=sys.stderr)
+            say(f"not known to it, and left out: {', '.join(dropped)}")
         config = tasks.filled(config)
         for key in overrides:
             check_key(config, key)
@@ -101,7 +101,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
         message = f"unknown flag --{printable(error.flagname)}{nearest(error.flagname, known)}"
         raise UserError(message) from None
     except Exception as error:  # the parsers of values raise what they like
-        raise UserError(_flag_error(error, config)) from None
+        raise UserError(_flag_error(error, config, flags)) from None
     for flag in flags:
         if flag.allowed is not None:
             ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
@@ -219,8 +219,13 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
     return None
 
 
-def _flag_error(error: Exception, config: ConfigDict | None) -> str:
+def _flag_error(error: Exception, config: ConfigDict | None, flags: Sequence[Flag]) -> str:
     message = first_line(error) or type(error).__name__
+    wrong = re.match(r"flag --(\w+)=(.*?): ", message)
+    kinds = {int: "a whole number", float: "a number", bool: "true or false"}
+    for flag in flags:
+        if wrong and flag.name == wrong[1] and flag.type in kinds:
+            return f"--{flag.name}={wrong[2]} is not {kinds[flag.type]}"
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", message)
     if match and config is not None:
         now: Any = config

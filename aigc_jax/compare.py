@@ -1,6 +1,6 @@
 """Runs and rows side by side: their configs' differences, their metrics, their curves."""
 
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from aigc_jax import rows
 from aigc_jax.config import as_json, flatten, from_json
 from aigc_jax.errors import UserError, printable
 from aigc_jax.run import curves
+from aigc_jax.run.console import say
 from aigc_jax.run.files import read_config, read_lines, read_optional
 from aigc_jax.tasks import filled
 
@@ -46,13 +47,13 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
         ("config", different),
         ("metrics", {n: {p: m[n] for p, m in metrics.items()} for n in shared}),
     ):
-        print(text_table(title, table, list(runs)), file=sys.stderr)
+        say(*text_table(title, table, list(runs)).splitlines())
     return {"config": different, "metrics": metrics, "plot": str(path)}
 
 
 def workdir_of(place: str) -> Path:
     """The directory of a run, or of a row that was run."""
-    for path in (Path(place).expanduser(), Path("runs/reproduce", place)):
+    for path in (Path(os.path.expanduser(place)), Path("runs/reproduce", place)):
         if (path / "config.json").is_file():
             return path
     known = f"; rows are {', '.join(rows.names())}" if "/" not in place else ""

@@ -4,9 +4,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MOST_NAMES = 40  # in one message
+
 
 class UserError(Exception):
-    """Bad input: one line that says what is wrong and what to do. The command line exits with 2."""
+    """Bad input: one line that says what is wrong and what to do. The command line exits with 2.
+
+    Names in it come from outside, so control characters of the message are escaped.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(escaped(message))
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
@@ -15,7 +23,8 @@ def nearest(given: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
     if close:
         return f'; did you mean "{close[0]}"?'
-    return f"; known: {', '.join(known)}"
+    more = f", ... ({len(known)} in all)" if len(known) > MOST_NAMES else ""
+    return f"; known: {', '.join(known[:MOST_NAMES])}{more}"
 
 
 def lookup(table: dict, name: Any, what: str):
@@ -33,16 +42,24 @@ def first_line(error: BaseException) -> str:
 def printable(name: object) -> str:
     """A name from outside (a file's, a data set's) as one line of a terminal shows it.
 
-    Control characters and what else has no picture are escaped, for a terminal obeys them; bytes
-    of a file name that are not UTF-8 become `\\xe9`. Of a very long name the two ends are shown.
+    `escaped`; of a very long name the two ends are shown.
     """
     text = str(name)
     if len(text) > 400:
         text = f"{text[:200]} ... {text[-190:]}"
-    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return escaped(text)
 
 
-def _escaped(character):
+def escaped(text: str) -> str:
+    """A text as one line of a terminal shows it: control characters and what else has no picture
+    are escaped, for a terminal obeys them; bytes of a file name that are not UTF-8 become `\\xe9`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character):
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode's form of a byte that is not UTF-8
         return f"\\x{code - 0xDC00:02x}"

@@ -10,7 +10,7 @@ import numpy as np
 from aigc_jax.config import Config, best_metric
 from aigc_jax.data.text_size import TextSize
 from aigc_jax.distribution import distribution
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.evaluate_likelihood import importance_sampled
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
@@ -156,7 +156,7 @@ def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterato
 
 def progress(feed: EvalFeed, name: str) -> Iterable:
     """The batches, with a bar that shows the time that is left if they take more than seconds."""
-    return bar(feed, total=feed.count, desc=name, unit="batch")
+    return bar(feed, total=feed.count, desc=printable(name), unit="batch")
 
 
 def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:

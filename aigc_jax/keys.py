@@ -13,6 +13,7 @@ from aigc_jax.ranges import (
     COUNT,
     COUNT_OR_ZERO,
     PATTERNS,
+    RENAMES,
     SIZE,
     SIZE_OR_ZERO,
     SWITCH,
@@ -83,8 +84,10 @@ TRAIN: Table = {
     "steps_per_call": Key(1, "steps in one lax.scan, without a word from the host", FEW),
     "ema_decay": Key(0.0, "moving average of the parameters; 0 keeps none", ranges.DECAY_RATE),
     "freeze": Key((), "regexes of parameter paths that are not trained", PATTERNS),
-    "init_from": Key("", "WORKDIR[:STEP] of another run: start from its parameters", TEXT),
-    "init_rename": Key((), "((regex, replacement), ...) from its parameter paths to ours", TUPLE),
+    "init_from": Key(
+        "", "WORKDIR[:STEP] of another run, or FILE.safetensors: start from its parameters", TEXT
+    ),
+    "init_rename": Key((), "((regex, replacement), ...) from its parameter paths to ours", RENAMES),
     "init_skip": Key((), "regexes of our parameter paths left as they were drawn", PATTERNS),
     "precision": Key(
         "float32",
@@ -210,6 +213,24 @@ EVALUATION: Table = {
     ),
 }
 
+GENERATE: Table = {
+    "kind": Key("samples", "samples, interpolation, reconstructions or traversal", TEXT),
+    "num": Key(
+        0,
+        "how many; by default 100 images, 50 reconstructions or 1 text",
+        Range(0, 10**9, "[]", whole=True),
+    ),
+    "seed": Key(0, "of the noise", ranges.SEED),
+    "prompt": Key("", "text: go on from this", TEXT),
+    "max_new_tokens": Key(500, "text: how much to add", Range(0, 2**22, "[]", whole=True)),
+    "temperature": Key(
+        0.8, "text: below 1 is safer, 0 takes the likeliest token", ranges.NOT_NEGATIVE
+    ),
+    "top_k": Key(0, "text: draw among the k likeliest tokens; 0: among all", COUNT_OR_ZERO),
+    "top_p": Key(1.0, "text: draw among the likeliest that have this probability", ranges.FACTOR),
+}
+"""What `aigc generate` and `Run.generate` are asked for."""
+
 # The settings of single types of evaluations; one that is not here checks its own.
 EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
@@ -273,6 +294,12 @@ FIELDS: dict[str, Allowed] = {
     "num_token_types": Range(1, 1024, "[]", whole=True),
     "window": COUNT_OR_ZERO,
 }
+
+
+def check_asked(**values: Any) -> None:
+    """Every value, by its name in `GENERATE`, is one that it may have, or a `UserError`."""
+    for name, value in values.items():
+        ranges.check(value, GENERATE[name].allowed, name)
 
 
 def field(cls: type, name: str, default: Any) -> Allowed:

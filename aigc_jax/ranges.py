@@ -111,6 +111,14 @@ PATTERNS = Kind(
     'a tuple of regular expressions, e.g. ("encoder/",)',
     lambda x: isinstance(x, tuple | list) and all(map(_compiles, x)),
 )
+RENAMES = Kind(
+    'a tuple of (regular expression, replacement) pairs, e.g. (("^vae/", "model/"),)',
+    lambda x: (
+        isinstance(x, tuple | list)
+        and all(isinstance(p, tuple | list) and len(p) == 2 for p in x)
+        and all(_compiles(p[0]) and isinstance(p[1], str) for p in x)
+    ),
+)
 
 
 def like(default: Any) -> Allowed:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.sharding import check_memory
 from aigc_jax.run import curves, goodput, observe
+from aigc_jax.run.console import say
 from aigc_jax.run.files import write_json
 from aigc_jax.train import train
 
@@ -65,9 +65,7 @@ def reproduce(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{name}.json", result)
         curves.plot({name: places}, of.metric, out / f"{name}.png", published=of.published)
-        print(
-            f"{name}: {of.metric} {rows.figure(result)}, {rows.state(of, result)}", file=sys.stderr
-        )
+        say(f"{name}: {of.metric} {rows.figure(result)}, {rows.state(of, result)}")
     if check:
         rows.check(name, of, result)
     return result

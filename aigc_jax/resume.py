@@ -15,12 +15,14 @@ from aigc_jax.data.examples import Feature
 from aigc_jax.data.identity import changes
 from aigc_jax.data.source import Dataset
 from aigc_jax.data.tokenizer import from_json
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.experiment import Experiment
+from aigc_jax.interop import safetensors
 from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.files import expand
 from aigc_jax.run.observe import echo
-from aigc_jax.tasks.task import TrainState
+from aigc_jax.tasks.task import TrainState, merge
 from aigc_jax.tasks.transfer import transfer
 
 
@@ -79,14 +81,25 @@ def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> 
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
     meta = checkpoints.meta()
     assert meta is not None
-    return Experiment(config, data=None if with_data else described_data(meta["data"]))
+    if with_data:
+        return Experiment(config)
+    try:
+        data = described_data(meta["data"])
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"the newest checkpoint in {checkpoints.directory} does not say what its data were "
+            f"({first_line(error) or type(error).__name__}): no run wrote it so; take another one"
+        ) from None
+    return Experiment(config, data=data)
 
 
-def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> TrainState:
-    """The state of a run's newest (or best) checkpoint.
+def restore(
+    experiment: Experiment, workdir: Path, *, best: bool = False, step: int | None = None
+) -> TrainState:
+    """The state of a run's newest (or best) checkpoint, or of that of `step`.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: there is no such checkpoint.
     """
     metric = experiment.config.train.best
     name, higher = config_lib.best_metric(metric) if metric else ("", False)
@@ -95,7 +108,6 @@ def restore(experiment: Experiment, workdir: Path, *, best: bool = False) -> Tra
     )
     if not checkpoints.steps():
         raise UserError(f"no checkpoint in {checkpoints.directory}; run `aigc train` first")
-    step = None
     if best:
         step = checkpoints.best_step() if metric else None
         if step is None:
@@ -131,7 +143,8 @@ def restore_newest(
 def check_same_data(experiment: Experiment, meta: dict[str, Any] | None, force: bool) -> None:
     """The data are those of a checkpoint, or a `UserError` says what changed; with `force` a
     warning does. Another vocabulary is an error all the same: tokens would mean something else."""
-    stored = (meta or {}).get("data", {})
+    stored = (meta or {}).get("data")
+    stored = stored if isinstance(stored, dict) else {}
     data = experiment.data
     if data.tokenizer is not None and stored.get("tokenizer", "") not in (
         "",
@@ -165,21 +178,23 @@ def start_state(experiment: Experiment) -> TrainState:
         )
     given = other_parameters(train.init_from)
     found = transfer(state, given, train.init_rename, train.init_skip)
-    echo(f"from {train.init_from}: took {len(found.taken)} parameters")
+    echo(f"from {printable(train.init_from)}: took {len(found.taken)} parameters")
     for path, why in found.left.items():
-        echo(f"  not taken: {path} ({why})")
+        echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
-        echo(f"  not used: {', '.join(found.unused)}")
+        echo(f"  not used: {', '.join(map(printable, found.unused))}")
     return found.state
 
 
 def other_parameters(init_from: str) -> dict[str, Any]:
     """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
-    some, as numpy arrays."""
+    some, or of a `.safetensors` file, as numpy arrays."""
+    if init_from.endswith(safetensors.SUFFIX):
+        return safetensors.read_parameters(expand("config.train.init_from", init_from))
     workdir, _, step = init_from.rpartition(":")
     if not (workdir and step.isdecimal()):
         workdir, step = init_from, ""
-    path = Path(workdir).expanduser() / "checkpoints"
+    path = expand("config.train.init_from", workdir) / "checkpoints"
     checkpoints = Checkpoints(path, read_only=True)
     number = int(step) if step else None
     steps = checkpoints.steps()
@@ -188,7 +203,11 @@ def other_parameters(init_from: str) -> dict[str, Any]:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise UserError(
             f"config.train.init_from={init_from}: no such checkpoint in {path} (there: {there}); "
-            "write WORKDIR or WORKDIR:STEP of a run"
+            "write WORKDIR or WORKDIR:STEP of a run, or FILE.safetensors"
         )
     averages = checkpoints.parameters(found[0], "ema")
-    return {**found[1], **(averages[1] if averages else {})}
+    frozen = checkpoints.parameters(found[0], "frozen")
+    given = {**found[1], **(averages[1] if averages else {})}
+    for name, tree in (frozen[1] if frozen else {}).items():
+        given[name] = merge(given.get(name, {}), tree)
+    return given

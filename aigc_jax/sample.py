@@ -1,7 +1,9 @@
 """Generation: from a trained state to pictures and texts in files."""
 
+import contextlib
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aigc_jax import progress, rng
+from aigc_jax import keys, progress, rng
 from aigc_jax.config import Config
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate import writers
+from aigc_jax.generate.arrays import writing_arrays
 from aigc_jax.generate.pictures import COLUMNS
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
@@ -169,32 +172,47 @@ def generate(
     state = experiment.compile_inference()(state)
     make, num = sample_chunks(experiment, settings, num, seed, prompt, text, labels)
     step = int(state.step)
+    if tokenizer is not None:
+        check_room(out or workdir, num, settings.max_new_tokens)
     told = {"labels": "_".join(map(str, labels))} if labels else text or {}
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, told)
     files: list[str] = []
-    kept: list[Samples] = []
     shown: Any = None
     first = 0
-    for samples in make(state):
-        if is_lead():
-            args = {"first": first, "total": num, "overwrite": overwrite}
-            pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
-            files += [str(path) for path, _ in pages]
-            shown = pages[0][1] if shown is None else shown
-            if images:
-                writers.write_single_images(images, samples, **args)
-            kept += [samples] if npz else []
-        first += len(next(iter(samples.values())))
+    with contextlib.ExitStack() as held:
+        if npz and is_lead():
+            keep = held.enter_context(writing_arrays(npz, num, overwrite=overwrite))
+        for samples in make(state):
+            if is_lead():
+                args = {"first": first, "total": num, "overwrite": overwrite}
+                if npz:
+                    keep(samples)  # before the pages: it says at once where there is no room
+                pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
+                files += [str(path) for path, _ in pages]
+                shown = pages[0][1] if shown is None else shown
+                if images:
+                    writers.write_single_images(images, samples, **args)
+            first += len(next(iter(samples.values())))
     result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **(text or {})}
     result |= {"labels": list(labels)} if labels else {}
     if is_lead():
-        if npz:
-            writers.write_arrays(npz, gather(iter(kept)), overwrite=overwrite)
         result |= {"path": files[0], "paths": files}
         if isinstance(shown, str):
             result["text"] = shown
             show_text(shown)
     return result
+
+
+def check_room(path: Path, num: int, tokens: int) -> None:
+    """The disk has room for texts of so many tokens, a byte each at least, or a `UserError`: it is
+    known before the first of them is made, which may take hours."""
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    needed, free = num * tokens, shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"{num:,} texts of {tokens:,} tokens take {needed / 1e9:,.0f} GB or more, and "
+            f"{free / 1e9:,.0f} GB are free in {there}; use a smaller --num or --max_new_tokens"
+        )
 
 
 def sample_chunks(
@@ -221,6 +239,8 @@ def sample_chunks(
         `make(inference_state, beat) -> chunks of samples`, and the number of samples.
     """
     tokenizer = experiment.data.tokenizer
+    keys.check_asked(kind=settings.kind, max_new_tokens=settings.max_new_tokens)
+    keys.check_asked(num=num, seed=seed, prompt=prompt, **(text or {}))
     check_labels(experiment, labels)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731

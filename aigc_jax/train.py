@@ -10,6 +10,7 @@ from aigc_jax import config as config_lib
 from aigc_jax import tasks
 from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
+from aigc_jax.aot.trusted import check_trusted
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names
@@ -74,6 +75,8 @@ def train(
     """
     if executable and config.parallel.mode != "jit":
         raise UserError("--executable is for config.parallel.mode=jit")
+    if executable:
+        check_trusted("executable", executable)
     clock = Clock()
     with contextlib.ExitStack() as held:
         with clock("start"):

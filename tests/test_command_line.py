@@ -134,6 +134,20 @@ BAD = {
     "no run": (["evaluate", "--workdir=nowhere"], "nowhere holds no run"),
     "no workdir": (["generate"], "--workdir=DIR is missing"),
     "processes": (["train", VAE, "--num_processes=2"], "--coordinator, --process_id missing"),
+    "process alone": (["train", VAE, "--process_id=5"], "--coordinator, --num_processes missing"),
+    "process": (["train", VAE, "--process_id=-2"], "--process_id=-2 is out of range"),
+    "renames": (
+        ["train", VAE, "--config.train.init_rename=((1,2),)"],
+        "is not a tuple of (regular",
+    ),
+    "a rename": (["train", VAE, "--config.train.init_rename=(('(','x'),)"], "replacement) pairs"),
+    "a start of nobody": (
+        ["train", VAE, "--config.train.init_from=~nobodyatall/run"],
+        "there is no home directory",
+    ),
+    "runs of nobody": (["compare", "~nobodyatall/a", "~nobodyatall/b"], "is no run"),
+    "no number": (["generate", "--num=1.5"], "--num=1.5 is not a whole number"),
+    "no truth value": (["evaluate", "--best=maybe"], "--best=maybe is not true or false"),
     "data verb": (["data", "lst"], "aigc data list"),
     "data name": (["data", "prepare", "mnits"], 'did you mean "mnist"'),
     "bench": (["bench", VAE, "--what=trian"], 'did you mean "train"'),
@@ -313,7 +327,7 @@ def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
         assert (aigc_word, example_verb) == ("aigc", name)
         _, config, rest = command_line.parse(verb.flags, words)
         assert bool(rest) == (name in ("data", "reproduce", "compare", "metrics"))
-        assert config is not None or bool(rest) or name in ("evaluate", "generate")
+        assert config is not None or bool(rest) or name in ("evaluate", "generate", "export")
         assert verb.example in manual.verb_help(name, verb, [])
 
 
@@ -358,6 +372,12 @@ def test_what_cannot_be_written_is_said_before_it_is_made(flag, names, text_run,
 def test_prompt_outside_the_vocabulary_is_named(text_run, capsys):
     assert aigc("generate", f"--workdir={text_run}", "--prompt=☃ snow") == 2
     assert "☃" in capsys.readouterr().err
+
+
+def test_texts_that_no_disk_holds_are_refused_before_the_first_is_made(text_run, capsys):
+    flags = ["--num=1000000000", "--max_new_tokens=4194304"]
+    assert aigc("generate", f"--workdir={text_run}", *flags) == 2
+    assert "4,194,304 GB or more" in capsys.readouterr().err
 
 
 def test_unknown_kind_is_refused(text_run, capsys):

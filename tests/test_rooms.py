@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 
 # From the ground up. A module may import those on its own line and on the lines before it.
 FLOORS = (
-    ("errors", "config", "keys", "rng", "ranges", "progress"),
+    ("errors", "atomic", "config", "keys", "rng", "ranges", "progress"),
     ("ops",),
     ("models",),
     ("generate",),
@@ -17,7 +17,7 @@ FLOORS = (
     ("tasks",),
     ("data",),
     ("parallel",),
-    ("run",),
+    ("run", "interop"),
     ("metrics",),
     ("experiment",),
     ("resume",),
@@ -28,7 +28,7 @@ FLOORS = (
     ("config_files", "rows"),
     ("reproduce", "compare"),
     ("api",),
-    ("__init__", "command_line", "manual"),
+    ("__init__", "command_line", "manual", "check", "export"),
     ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

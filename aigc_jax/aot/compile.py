@@ -23,7 +23,7 @@ from aigc_jax.aot.programs import PROGRAMS
 from aigc_jax.aot.roofline import roofline
 from aigc_jax.aot.topology import Topology
 from aigc_jax.config import Config
-from aigc_jax.errors import UserError, first_line, lookup
+from aigc_jax.errors import UserError, first_line, lookup, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import path_name
@@ -126,7 +126,7 @@ def compile_for(
     peak = sum(sizes.values()) - 2 * sizes["donated"]
     if executable and peak <= target.chip.hbm_bytes:
         save_executable(executable, compiled, lowered, target.devices)
-        echo(f"saved as {executable}")
+        echo(f"saved as {printable(executable)}")
     return {
         **report,
         "fits": peak <= target.chip.hbm_bytes,

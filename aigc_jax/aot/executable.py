@@ -2,8 +2,13 @@
 stop, nor at its first start if `aigc compile --save` made the file on another machine.
 
 The first line of the file is JSON: what it was made for (`identity`) and a checksum of the rest,
-which is what JAX's `serialize_executable` makes of the step. Loading that runs code from the file,
-as unpickling does: load none from strangers.
+which is what JAX's `serialize_executable` makes of the step, and nothing of ours. **Loading it runs
+what is in the file.** No form that JAX has is safer (looked for in 0.10.2): `serialize_executable`
+is a pickle itself, with the machine code inside, and its documentation calls it unsafe with input
+that is not trusted; the client's `deserialize_executable` takes the machine code alone, which would
+be run all the same, and no public function makes a step of it; `jax.export` holds no compiled
+program, so the step would be compiled again. The checksum finds damage and no intent. So a file is
+loaded only where nobody but this user and root could have written it (`trusted.py`).
 """
 
 import contextlib
@@ -21,9 +26,10 @@ from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 
 from aigc_jax.aot.programs import Program
-from aigc_jax.errors import UserError, first_line
+from aigc_jax.aot.trusted import check_trusted, read_trusted
+from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.run.files import check_writable, write_bytes, writing
+from aigc_jax.run.files import check_writable, write_with, writing
 from aigc_jax.run.observe import echo
 
 
@@ -55,22 +61,28 @@ def save(
     """Writes what `lowered` was compiled to for `devices`, whole or not at all."""
     payload, *_ = serialize_executable.serialize(compiled)
     head = {**identity(lowered, devices), "sha256": _checksum(payload)}
-    write_bytes(path, json.dumps(head).encode() + b"\n" + payload)
+    content = json.dumps(head).encode() + b"\n" + payload
+
+    def write(partial: Path) -> None:
+        partial.write_bytes(content)
+        mode = partial.stat().st_mode
+        partial.chmod(mode & ~0o022)  # whatever the umask says: `load` wants it so
+
+    write_with(path, write)
 
 
 def load(path: Path, lowered: jax.stages.Lowered, devices: list) -> jax.stages.Compiled:
     """What `save` wrote, ready to run on this process's share of `devices`.
 
     Raises:
-        UserError: the file is damaged, is no executable, or was made for something else.
+        UserError: the file is damaged, is no executable, was made for something else, or could have
+            been written by somebody else.
     """
     remedy = "delete it, and `train` compiles the step and saves it there"
+    line, _, payload = read_trusted("executable", path).partition(b"\n")
     try:
-        line, _, payload = path.read_bytes().partition(b"\n")
         head = json.loads(line)
         whole = head.pop("sha256") == _checksum(payload)
-    except OSError as error:
-        raise UserError(f"cannot read --executable={path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--executable={path} is not one that was saved here; {remedy}") from None
     if not whole:
@@ -118,15 +130,17 @@ def from_file(path: Path, program: Program, devices: list) -> Callable[..., Any]
     lowered = program.run.lower(*program.args)
     if path.exists():
         compiled = load(path, lowered, devices)
-        echo(f"executable: {path} loaded in {time.perf_counter() - begin:.1f} s")
+        echo(f"executable: {printable(path)} loaded in {time.perf_counter() - begin:.1f} s")
     else:
         check_writable("executable", str(path), path)
+        check_trusted("executable", path)
         with uncached():
             compiled = lowered.compile()
         if is_lead():
             with writing(path.parent):
                 save(path, compiled, lowered, devices)
-        echo(f"executable: compiled in {time.perf_counter() - begin:.1f} s, saved as {path}")
+        seconds = time.perf_counter() - begin
+        echo(f"executable: compiled in {seconds:.1f} s, saved as {printable(path)}")
 
     def run(state, feeds, resident):
         same = jax.tree.leaves(feeds)[0].shape[0] == program.steps

@@ -1,6 +1,5 @@
 """How a config's train step scales from 4 to 256 chips, by what each chip of the program does."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from tqdm import tqdm
 
 from aigc_jax.aot import topology
 from aigc_jax.aot.compile import compile_for, fitting, out_path
+from aigc_jax.atomic import replacing
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.run.files import write_json
@@ -109,7 +109,6 @@ def plot(points: list[dict[str, Any]], title: str, path: Path) -> None:
     mfu.set_ylim(0)
     mfu.legend(title="scaling")
     figure.suptitle(title)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)
-    os.replace(partial, path)

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 from absl import logging
 
 from aigc_jax import progress
+from aigc_jax.atomic import replacing
 from aigc_jax.data.examples import Arrays
 from aigc_jax.errors import UserError, printable
 
@@ -94,17 +94,11 @@ def _write(path, arrays):
         offset = -(-(offset + array.nbytes) // _ALIGN) * _ALIGN
     line = json.dumps({"arrays": header, "crc32": checksum}).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(line.ljust(-(-(len(line) + 1) // _ALIGN) * _ALIGN - 1) + b"\n")
-            for array in arrays.values():
-                file.write(np.ascontiguousarray(array).data)
-                file.write(bytes(-file.tell() % _ALIGN))
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as partial, open(partial, "wb") as file:
+        file.write(line.ljust(-(-(len(line) + 1) // _ALIGN) * _ALIGN - 1) + b"\n")
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).data)
+            file.write(bytes(-file.tell() % _ALIGN))
 
 
 def _read(path):

@@ -147,7 +147,7 @@ def _repeated(name: str, parameters: str, turn: Callable[[np.ndarray], np.ndarra
     return _made(sizes, widths, IdTokenizer(vocab_size), read, about)
 
 
-def _made(sizes, widths: Mapping[str, int], tokenizer: Tokenizer, read, about: str) -> Source:
+def _made(sizes, widths: Mapping[Any, int], tokenizer: Tokenizer, read, about: str) -> Source:
     dtype = str(_dtype(tokenizer.vocab_size))
     listed = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     return Source(

@@ -1,7 +1,6 @@
 """Samples as files. Each is whole or not there, and none takes the place of another unasked."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from aigc_jax.errors import UserError
+from aigc_jax.atomic import refuse_existing, replacing
 from aigc_jax.generate.pictures import grid, scatter, to_bytes
 
 PAGE = 100
@@ -139,21 +138,10 @@ def write_single_images(
     shades = to_bytes(samples["image"])
     digits = len(str((total or first + len(shades)) - 1))
     paths = [folder / f"{first + i:0{digits}}.png" for i in range(len(shades))]
-    _refuse_existing(paths, overwrite)
+    refuse_existing(paths, overwrite, "images")
     for path, pixels in zip(paths, shades):
         write_png(path, pixels)
     return paths
-
-
-def write_arrays(path: Path, samples: Samples, *, overwrite: bool = False) -> None:
-    """All arrays of the samples in one `.npz` file, compressed; `numpy.load` reads it.
-
-    Raises:
-        UserError: the file is there already.
-    """
-    _refuse_existing([path], overwrite)
-    with _whole(path) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, **samples)  # pyright: ignore[reportArgumentType]
 
 
 def write_png(path: Path, pixels: UInt8[np.ndarray, "rows columns channels"]) -> None:
@@ -196,23 +184,13 @@ def _pages(
         end = min(begin + size, num)
         numbers = f"-{first + begin:0{digits}}-{first + end - 1:0{digits}}" if total > size else ""
         pages.append((stem.with_name(stem.name + numbers + suffix), slice(begin, end)))
-    _refuse_existing([path for path, _ in pages], overwrite)
+    refuse_existing([path for path, _ in pages], overwrite)
     return iter(pages)
-
-
-def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    existing = [] if overwrite else [path for path in paths if os.path.lexists(path)]
-    if existing:
-        raise UserError(f"{existing[0]} is there already; give another --out, or add --overwrite")
 
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A file to write to that takes its name when it is whole, and leaves nothing if it fails."""
+    """`atomic.replacing`, and the folder made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

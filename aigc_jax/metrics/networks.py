@@ -233,7 +233,7 @@ def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
             under the same names in a `.safetensors`. By default what the environment variable
             `AIGC_INCEPTION_WEIGHTS` names.
     """
-    path = Path(weights or os.environ.get(INCEPTION_VARIABLE, "")).expanduser()
+    path = Path(os.path.expanduser(weights or os.environ.get(INCEPTION_VARIABLE, "")))
     if not path.is_file():
         given = f"there is no file {printable(path)}" if path.name else "no weights were given"
         raise UserError(

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, escaped
 
 PEER_DIED = 75  # exit code, EX_TEMPFAIL of sysexits.h: the same command, again
 SILENT = -1  # in place of an exit code: alive as far as its line tells, and does not answer
@@ -249,7 +249,7 @@ class Peers:
     def _end(self, message: str, code: int = PEER_DIED) -> None:
         # One write, and no lock or buffer of Python's: the main thread may hold them for good.
         with contextlib.suppress(OSError):
-            os.write(2, f"\nerror: {message} (exit code {code})\n".encode())
+            os.write(2, f"\nerror: {escaped(message)} (exit code {code})\n".encode())
         os._exit(code)
 
 

@@ -1,5 +1,6 @@
 """The processes of a run: how they find each other, and which one writes."""
 
+import contextlib
 import ctypes
 import functools
 import glob
@@ -62,7 +63,7 @@ def initialize(
         # the first to end waits so long for the last, which may still write
         shutdown_timeout_seconds=300,
     )
-    if coordinator is None and num_processes in (None, 1):
+    if coordinator is None and num_processes in (None, 1) and not process_id:
         launcher = next((name for name in _LAUNCHERS if env.get(name) and _integer(name) > 1), "")
         if launcher or _on_tpu():
             connect(
@@ -149,6 +150,13 @@ def cpu_devices(config: Config) -> None:
     # one, and so does one that waits for its own parallel work: with as many devices as threads
     # nobody is left to do that work, and the run deadlocks (seen within 1,000 steps on jax 0.10.2).
     os.environ.setdefault("NPROC", str(4 * count))
+
+
+def simulated_devices(count: int) -> None:
+    """Makes so many devices of this CPU, whatever else there is; too late if any was touched."""
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_platforms", "cpu")
 
 
 def keep_host_memory() -> None:

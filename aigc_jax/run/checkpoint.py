@@ -7,7 +7,6 @@ checkpoint also holds checksums of our own, and one that does not match them cou
 import contextlib
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from aigc_jax.atomic import sync
 from aigc_jax.errors import UserError, first_line
+from aigc_jax.run.console import say
 from aigc_jax.run.files import finite
 from aigc_jax.run.stored import (
     Missing,
@@ -169,6 +170,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 for s in bad:
                     (self.directory / str(s)).rename(self._free_name(s))
+                sync(self.directory)
             if bad and jax.process_count() > 1:
                 multihost_utils.sync_global_devices("set aside")
             if self._manager is not None:
@@ -263,10 +265,9 @@ class Checkpoints:
             if steps[-1] not in self.steps():
                 continue
             unreadable.add(steps[-1])
-            print(
+            say(
                 f"warning: checkpoint {path} cannot be read ({problem or 'on another process'})"
-                + ("; trying the one before" if len(steps) > 1 else ""),
-                file=sys.stderr,
+                + ("; trying the one before" if len(steps) > 1 else "")
             )
         if unreadable:
             raise UserError(

@@ -5,6 +5,8 @@ import io
 import os
 import sys
 
+from aigc_jax.errors import escaped
+
 
 def outlast() -> None:
     """From now on, what cannot be written to stderr is dropped, and nothing takes its number.
@@ -39,6 +41,12 @@ def result(text: str) -> str:
         _to_nowhere(1)
         return f"the result cannot be written to stdout: {error.strerror}"
     return ""
+
+
+def say(*lines: str) -> None:
+    """Lines for people, on stderr: each is one line, whatever names from outside it holds."""
+    for line in lines:
+        print(escaped(line), file=sys.stderr, flush=True)
 
 
 class _Lasting(io.FileIO):

@@ -1,12 +1,12 @@
 """Metrics over the steps of one or several runs, as a plot."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError
 from aigc_jax.run.files import read_lines
 
@@ -63,7 +63,6 @@ def plot(
     axes.set(xlabel="step", ylabel=metric)
     axes.grid(alpha=0.3)
     axes.legend()
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)
-    os.replace(partial, path)

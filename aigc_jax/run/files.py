@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError, first_line
 
 _BLOCK = 1 << 16
@@ -51,7 +52,7 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     """The path, its directory made, or a `UserError` before hours of work are lost."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfit = path.is_dir()
+        unfit = path.exists() and not path.is_file()  # a directory, a device, a pipe
     except OSError as error:
         raise UserError(f"cannot write --{flag}={value}: {error.strerror}") from None
     if unfit or not os.access(path.parent, os.W_OK):
@@ -99,16 +100,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_with(path: Path, write: Callable[[Path], Any]) -> None:
     """As `write_bytes`, of what `write` puts into the file that it is given."""
-    partial = path.with_name(f"{path.name[:100]}.{os.getpid()}.partial")  # of another verb, another
-    try:
+    with replacing(path) as partial:
         write(partial)
-        _sync(partial)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    _sync(path.parent)
 
 
 def read_optional(path: Path) -> dict[str, Any]:
@@ -213,15 +206,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a directory, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EROFS):  # of some directories
-            raise
-    finally:
-        os.close(descriptor)

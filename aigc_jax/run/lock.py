@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import uuid
@@ -14,6 +13,7 @@ from pathlib import Path
 import jax
 
 from aigc_jax.errors import UserError
+from aigc_jax.run.console import say
 from aigc_jax.run.files import writing
 
 HEARTBEAT = 10.0  # seconds
@@ -109,10 +109,9 @@ class Lock:
 
     def _watch(self, holder: bytes) -> None:
         """Returns when the heartbeat has stood still for long enough, or the lock is let go of."""
-        print(
+        say(
             f"{self._workdir} was left locked {_describe(holder)}; going on if it gives no sign "
-            f"of life for {STALE:.0f} s",
-            file=sys.stderr,
+            f"of life for {STALE:.0f} s"
         )
         end = time.monotonic() + STALE
         while time.monotonic() < end:

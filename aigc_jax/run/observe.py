@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax import progress
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, escaped
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run import screen
 from aigc_jax.run.files import open_lines, read_lines, writing
@@ -373,6 +373,11 @@ def show_text(text: str, most: int = 100) -> None:
 
 
 def echo(line: str) -> None:
-    """A line on the console, beside the progress bar; stdout is for results."""
+    """A line on the console, or lines, beside the progress bar; stdout is for results.
+
+    Control characters in them are escaped. A name from outside is for `errors.printable` first: it
+    may hold a line break.
+    """
     if is_lead():
-        tqdm.write(screen.paragraph(line), file=sys.stderr)
+        lines = screen.paragraph(line).split("\n")
+        tqdm.write("\n".join(map(escaped, lines)), file=sys.stderr)

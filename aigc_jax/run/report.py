@@ -1,10 +1,10 @@
 """`report.json`: what was measured of a run."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from aigc_jax.run import goodput
+from aigc_jax.run.console import say
 from aigc_jax.run.files import read_optional, write_json
 
 
@@ -21,6 +21,6 @@ def write_report(workdir: Path, parts: dict[str, Any]) -> bool:
     try:
         write_json(path, {**read_optional(path), **parts, "goodput": goodput.report(workdir)})
     except OSError as error:
-        print(f"warning: {path} was not written: {error.strerror}", file=sys.stderr)
+        say(f"warning: {path} was not written: {error.strerror}")
         return False
     return True

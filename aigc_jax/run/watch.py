@@ -5,7 +5,6 @@ import faulthandler
 import os
 import signal
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 
 from aigc_jax.run import tensorboard
+from aigc_jax.run.console import say
 from aigc_jax.run.files import writing
 from aigc_jax.run.goodput import NOT_TRAINING, Clock
 from aigc_jax.run.observe import echo
@@ -82,7 +82,7 @@ class Watch:
             note = f"(stacks of {who}, in {self._clock.phase}; also in {self._path})\n"
             with contextlib.suppress(OSError):  # of a full disk
                 self._file.write(note.encode())
-            print(stacks.decode(errors="replace") + note, file=sys.stderr, end="", flush=True)
+            say(*(stacks.decode(errors="replace") + note).splitlines())
             size = self._shown = os.fstat(descriptor).st_size
         self._size = size
 

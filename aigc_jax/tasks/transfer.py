@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -67,6 +68,8 @@ def transfer(
                 left[path] = "skipped"
             elif value is None:
                 left[path] = "not there"
+            elif not jnp.issubdtype(value.dtype, jnp.floating):
+                left[path] = f"{value.dtype} there, {leaf.dtype} here"
             elif value.shape != leaf.shape:
                 left[path] = f"{value.shape} there, {leaf.shape} here"
             else:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,8 @@ import time
 import pytest
 from runs import ROOT
 
-from aigc_jax.run.files import open_lines, read_lines, write_json, write_with
+from aigc_jax.errors import UserError
+from aigc_jax.run.files import check_writable, open_lines, read_lines, write_json, write_with
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,29 @@ def test_json_is_replaced_whole(tmp_path):
     write_json(path, {"a": 2})
     assert json.loads(path.read_text()) == {"a": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_afterwards(tmp_path, monkeypatch):
+    seen, real = [], os.fsync
+    path = tmp_path / "a.json"
+
+    def fsync(descriptor):
+        seen.append((os.readlink(f"/proc/self/fd/{descriptor}"), path.exists()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(path, {"step": 1})
+    (partial, named), (folder, named_after) = seen
+    assert partial.endswith(".partial")
+    assert (named, folder, named_after) == (False, str(tmp_path), True)
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_device_or_a_pipe_keeps_its_name(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="pipe"):
+        write_json(pipe, {})
+    with pytest.raises(UserError, match="is no file that can be written"):
+        check_writable("out", str(pipe), pipe)
+    assert pipe.is_fifo()
