@@ -142,12 +142,12 @@ def _repeated(name: str, parameters: str, turn: Callable[[np.ndarray], np.ndarra
         sides = zip(("source", "target"), (rows, turned))
         return {side: _widened(_padded(of, vocab_size), longest) for side, of in sides}
 
-    widths = dict.fromkeys(("source", "target"), longest)
+    widths: dict[str, int] = dict.fromkeys(("source", "target"), longest)
     about = f"up to {longest} of {vocab_size} tokens"
     return _made(sizes, widths, IdTokenizer(vocab_size), read, about)
 
 
-def _made(sizes, widths: Mapping[Any, int], tokenizer: Tokenizer, read, about: str) -> Source:
+def _made(sizes, widths: Mapping[str, int], tokenizer: Tokenizer, read, about: str) -> Source:
     dtype = str(_dtype(tokenizer.vocab_size))
     listed = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     return Source(
