@@ -71,7 +71,7 @@ def compile(
         write_json(path, report)
     if (check or save) and not report["fits"]:
         raise UserError(
-            f"{name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
+            f"{target.name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
             "config.parallel.fsdp"
         )
     return report

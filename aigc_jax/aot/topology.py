@@ -3,15 +3,24 @@
 import importlib.util
 import math
 import os
-import re
+import subprocess
+import sys
 from typing import NamedTuple
 
+from aigc_jax.aot import slices as table
 from aigc_jax.aot.chips import CHIPS, Chip
-from aigc_jax.errors import UserError, first_line, nearest
+from aigc_jax.errors import UserError, first_line
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
-SHAPES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}  # of 4 to 256 chips
+HOSTS = {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 4, 1)}  # how the chips of one machine lie
+TRIED = 256  # up to so many chips libtpu was asked for every shape: tests/golden/tpu_shapes.json
+
+
+def _doubling(kind: str) -> tuple[str, ...]:
+    shapes = {math.prod(shape): shape for shape in reversed(table.shapes(kind))}
+    return tuple("x".join(map(str, shapes[2**n])) for n in range(2, 9) if 2**n in shapes)
+
+
+SHAPES = {kind: _doubling(kind) for kind in CHIPS}  # of 4 to 256 chips
 
 
 def chips(shape: str) -> int:
@@ -23,10 +32,11 @@ class Topology(NamedTuple):
     """A slice, or several equal ones.
 
     Attributes:
-        name: as it was given, e.g. `v5e:4x4`.
+        name: kind and shape, e.g. `v5e:4x4`, however it was spelled.
         slices: how many, joined by the data-centre network.
-        devices: abstract, one per chip, slice after slice.
-        chip: the published figures.
+        devices: abstract, slice after slice: one for each chip, or two where JAX shows a chip as
+            two devices (tpu7x).
+        chip: the published figures of one device.
     """
 
     name: str
@@ -36,18 +46,19 @@ class Topology(NamedTuple):
 
 
 def describe(name: str, slices: int = 1) -> Topology:
-    """The abstract devices of `KIND:SHAPE`.
+    """The abstract devices of a slice, by any of its spellings (`aigc_jax.aot.slices.parse`).
 
     Raises:
-        UserError: the name is unknown, libtpu is missing, or libtpu refuses the shape.
+        UserError: there is no such slice, libtpu is missing, or libtpu refuses the shape.
     """
-    match = re.fullmatch(r"(\w+):\d+(x\d+){1,2}", name)
-    if not match or match[1] not in CHIPS:
-        kind = name.split(":")[0]
-        hint = "" if kind in CHIPS else nearest(kind, CHIPS)
+    try:
+        wanted = table.parse(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if wanted.kind not in CHIPS:
         raise UserError(
-            f'unknown topology "{name}"{hint}; write KIND:SHAPE with the kind one of '
-            f"{', '.join(CHIPS)}, e.g. v5e:4x4, v6e:16x16 or v5p:4x4x4"
+            f"{wanted.name}: nothing is compiled for {wanted.kind} here; there are "
+            f"{', '.join(CHIPS)}"
         )
     if slices < 1:
         raise UserError(f"--slices={slices}: a pod has at least one slice")
@@ -62,15 +73,43 @@ def describe(name: str, slices: int = 1) -> Topology:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken: no lock either
     from jax.experimental import topologies
 
-    several = {"num_slices": slices} if slices > 1 else {}
+    request = {
+        "platform": "tpu",
+        "topology_name": wanted.name,
+        "chips_per_host_bounds": HOSTS[wanted.host],
+        **({"num_slices": slices} if slices > 1 else {}),
+    }
+    if wanted.chips > TRIED:
+        _survive(request)
     try:
-        description = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, chips_per_host_bounds=(2, 2, 1), **several
-        )
+        description = topologies.get_topology_desc(**request)
     except Exception as error:
-        raise UserError(f"{name}: libtpu knows no such slice: {first_line(error)}") from None
-    places = {}
-    for device in description.devices:  # a v4 chip shows its two cores
-        place = (getattr(device, "slice_index", 0), *device.coords)
-        places.setdefault(place, device)
-    return Topology(name, slices, list(places.values()), CHIPS[match[1]])
+        raise UserError(f"{wanted.name}: libtpu knows no such slice: {first_line(error)}") from None
+    devices = list(description.devices)
+    if wanted.kind == "v4":  # libtpu lists its two cores, a run has one device for both
+        places = {}
+        for device in devices:
+            places.setdefault((getattr(device, "slice_index", 0), *device.coords), device)
+        devices = list(places.values())
+    return Topology(wanted.name, slices, devices, CHIPS[wanted.kind])
+
+
+def _survive(request: dict) -> None:
+    """Asks in a process of its own first: libtpu ends the process on what it does not expect."""
+    code = (
+        "from jax.experimental import topologies\n"
+        f"try: topologies.get_topology_desc(**{request!r})\n"
+        "except Exception: pass\n"  # is said by this process, which asks again
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(
+            f"{request['topology_name']}: libtpu does not survive being asked for this slice "
+            f"(exit code {done.returncode}); take a smaller one"
+        )
