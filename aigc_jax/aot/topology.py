@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from aigc_jax.aot.chips import CHIPS, Chip
 from aigc_jax.errors import UserError, first_line
 
 HOSTS = {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 4, 1)}  # how the chips of one machine lie
+_GPUS = r"(nvidia-)?(a10|a100|h100|h200|b200|b300|gb\d+|l4|l40s|t4|v100|mi\d+x?)\b"
 TRIED = 256  # up to so many chips libtpu was asked for every shape: tests/golden/tpu_shapes.json
 
 
@@ -51,6 +53,11 @@ def describe(name: str, slices: int = 1) -> Topology:
     Raises:
         UserError: there is no such slice, libtpu is missing, or libtpu refuses the shape.
     """
+    if re.match(_GPUS, name, re.IGNORECASE):
+        raise UserError(
+            f"{name}: nothing is compiled for GPUs that are not here, only for TPUs, e.g. v5e:4x4; "
+            "on the GPU itself, `aigc bench` measures"
+        )
     try:
         wanted = table.parse(name)
     except ValueError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aigc_jax.aot import slices, topology
+from aigc_jax.aot.explain import explain
 from aigc_jax.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -57,6 +58,7 @@ def test_the_accelerator_type_means_one_of_the_shapes_of_so_many_chips():
         ("v4:4x4", "v4 has 3 dimensions; nearest: v4:2x2x2"),
         ("v5e:4x2", "v5e:2x4"),
         ("v5e:3x3", "v5e:2x4"),
+        ("h100:8", "nothing is compiled for GPUs"),
         ("3x3", "write KIND:SHAPE"),
         ("v5p:8x4x4", "v5p:4x4x8"),
         ("ct5lp-hightpu-8t:4x4", "not made of machines of 8"),
@@ -93,3 +95,22 @@ def test_libtpu_knows_every_shape_of_the_table():
         # The table is narrower than libtpu, which takes shapes that nobody rents out, and which
         # ends the process on others.
         assert len(answers) < asked[kind]["yes"]
+
+
+def test_every_figure_of_a_report_is_explained_by_its_own_numbers():
+    report = {
+        "topology": "tpu7x:2x2x1",
+        "bytes_per_chip": {"peak": 1},
+        "flops_per_chip": 1047.0,
+        "written_flops_per_chip": 1000,
+        "model_flops_per_chip": 1047,
+        "collectives": [{}],
+        "roofline": {"slowest": "memory"},
+    }
+    lines = "\n".join(explain(report))
+    for name in ("chip", "memory", "of what is written", "of the model's", "memory traffic"):
+        assert f"{name}: " in lines
+    assert "computes 4.7 % more than the code" in lines
+    assert "computes as much as the model needs" in lines
+    assert "the largest, here memory," in lines
+    assert "want of memory" in explain({"topology": "v5e:2x2"})[0]
