@@ -40,6 +40,6 @@ class Adviser:
         self._said = True
         return (
             f"hint: a checkpoint holds the run up for {save:.2g} s and came after "
-            f"{since / 60:.1f} minutes; least is lost with one every {daily / 60:.1f} minutes at one "
-            f"stop a day, {hourly / 60:.1f} at one an hour (config.train.checkpoint_minutes)"
+            f"{since / 60:.1f} minutes; least is lost with one every {daily / 60:.1f} minutes at "
+            f"one stop a day, {hourly / 60:.1f} at one an hour (config.train.checkpoint_minutes)"
         )

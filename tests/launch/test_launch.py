@@ -3,6 +3,7 @@
 `pytest tests/launch --renew-goldens` rewrites tests/launch/golden.
 """
 
+import importlib
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from aigc_jax.aot import slices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -310,6 +313,67 @@ def test_a_batch_job_that_ends_on_time_is_not_queued_again(slurm):
     done = batch(slurm, "bash", "-c", SAVES.replace("143", "0"), signal="USR1")
     assert done.returncode == 0
     assert not (slurm / "requeued").exists()
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs sbatch (slurm-client)")
+def test_sbatch_takes_every_option(tmp_path):
+    """sbatch reads the options first, and misses the controller afterwards."""
+    (tmp_path / "slurm.conf").write_text(
+        "ClusterName=c\nSlurmctldHost=localhost\nAuthType=auth/none\nGresTypes=gpu\n"
+        "NodeName=localhost\nPartitionName=gpu Nodes=localhost\nMessageTimeout=1\n"
+    )
+    variables = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
+    bad = tmp_path / "bad.sbatch"
+    bad.write_text((GOLDEN / "slurm_per_gpu.sbatch").read_text().replace("B:USR1@", "B:USR9@"))
+    said = {
+        path.name: subprocess.run(
+            ["sbatch", "--test-only", path],
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+        for path in (*sorted(GOLDEN.glob("*.sbatch")), bad)
+    }
+    assert "Invalid --signal" in said.pop("bad.sbatch")
+    assert len(said) == 2
+    for text in said.values():
+        assert text.startswith("allocation failure: Unable to contact slurm controller"), text
+
+
+def test_a_host_of_a_ray_cluster_takes_the_number_that_libtpu_knows(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "launch")
+    place = importlib.import_module("ray_hosts").place
+    addresses = ["10.0.0.7", "10.0.0.8"]
+    assert place(1, addresses, 8482, {}) == {
+        "JAX_COORDINATOR_ADDRESS": "10.0.0.7:8482",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+    }
+    gke = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}
+    found = place(1, addresses, 8482, gke)
+    assert (found["JAX_COORDINATOR_ADDRESS"], found["JAX_PROCESS_ID"]) == ("a:8482", "0")
+    # another number of machines: that numbering is of something else
+    assert place(1, addresses, 8482, {**gke, "TPU_WORKER_HOSTNAMES": "a"})["JAX_PROCESS_ID"] == "1"
+
+
+def test_the_recipes_say_how_many_machines_a_slice_has():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((REPOSITORY / "launch" / "kuberay.yaml").read_text())["spec"]
+    group = job["rayClusterSpec"]["workerGroupSpecs"][0]
+    pod = group["template"]["spec"]
+    labels = pod["nodeSelector"]
+    found = slices.parse(
+        f"{labels['cloud.google.com/gke-tpu-accelerator']}:"
+        f"{labels['cloud.google.com/gke-tpu-topology']}"
+    )
+    limits = pod["containers"][0]["resources"]["limits"]
+    assert (group["numOfHosts"], int(limits["google.com/tpu"])) == (found.hosts, found.host)
+    assert f"--hosts={found.hosts} --resource=TPU={found.host} --" in job["entrypoint"]
+    assert subprocess.run(["bash", "-n", REPOSITORY / "launch" / "xpk.sh"]).returncode == 0
+    for name in ("skypilot", "skypilot_tpu"):
+        task = yaml.safe_load((REPOSITORY / "launch" / f"{name}.yaml").read_text())
+        assert subprocess.run(["bash", "-n", "-c", task["setup"] + task["run"]]).returncode == 0
 
 
 def taught(program: str) -> list[str]:
