@@ -145,7 +145,7 @@ def parse(text: str) -> Slice:
     if not size:
         if not host:
             raise ValueError(f'unknown topology "{text}": its size is missing; {_ways()}')
-        return Slice(kind, _most_compact(kind, host), host)
+        return Slice(kind, _there(kind, host), host)
     if "x" not in size:
         return _by_count(text, head, mark, int(size))
     shape = tuple(int(n) for n in size.split("x"))
@@ -213,17 +213,23 @@ def _by_count(text: str, head: str, mark: str, count: int) -> Slice:
     return Slice(kind, shape, _host(kind, chips))
 
 
-def _most_compact(kind: str, chips: int):
+def _most_compact(kind: str, chips: int) -> tuple[int, ...] | None:
     """What the accelerator type means where several shapes have so many chips."""
     found = [shape for shape in shapes(kind, chips) if math.prod(shape) == chips]
     return found[0] if found else None
+
+
+def _there(kind: str, chips: int) -> tuple[int, ...]:
+    shape = _most_compact(kind, chips)
+    assert shape is not None, f"the table has no {kind} of {chips} chips"
+    return shape
 
 
 def _nearest(kind: str, chips: int) -> list[Slice]:
     limit = min(GENERATIONS[kind].limit, max(2 * chips, 8))
     counts = sorted({math.prod(shape) for shape in shapes(kind, limit)})
     counts.sort(key=lambda n: abs(math.log(n / max(chips, 1))))
-    return [Slice(kind, _most_compact(kind, n), _host(kind, n)) for n in sorted(counts[:3])]
+    return [Slice(kind, _there(kind, n), _host(kind, n)) for n in sorted(counts[:3])]
 
 
 def _offer(slices: list[Slice]) -> str:
@@ -237,7 +243,7 @@ def _host(kind: str, chips: int) -> int:
 
 def _split(word: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(.+?)([:-])(\d{1,6}(?:x\d{1,6})*)", word, re.ASCII)
-    return match.groups() if match else (word, "", "")  # type: ignore[return-value]
+    return (match[1], match[2], match[3]) if match else (word, "", "")
 
 
 def _cross(shape: tuple[int, ...]) -> str:
