@@ -11,9 +11,11 @@ xpk cluster create "${where[@]}" --tpu-type=v5litepod-16 --num-slices=1 --spot \
     --enable-workload-identity --enable-gcsfuse-csi-driver
 xpk storage attach runs "${where[@]}" --type=gcsfuse --bucket="${BUCKET#gs://}" --size=1 \
     --mount-point=/mnt/runs --readonly=false --auto-mount=true
-# The platform tells JAX who is who; exit code 2 is for a person to mend.
+# The platform tells JAX who is who. xpk starts a run again after exit codes 42 and 127 to 255, which
+# are signals and preemption; 75 is a process that was lost. Not after 2, which a person has to mend.
 xpk workload create "${where[@]}" --workload=gpt2 --tpu-type=v5litepod-16 --num-slices=1 \
-    --docker-image="$IMAGE" --max-restarts=100 --termination-grace-period-seconds=300 \
+    --docker-image="$IMAGE" --max-restarts=100 --restart-on-exit-codes=75 \
+    --termination-grace-period-seconds=300 \
     --command="aigc train --config=configs/lm/gpt2.py --workdir=/mnt/runs/gpt2"
 xpk workload list "${where[@]}" --wait-for-job-completion=gpt2
 xpk cluster delete "${where[@]}"
