@@ -56,7 +56,8 @@ def run(command: Sequence[str], hosts: int, resource: Mapping[str, float], port:
     addresses = ray.get([on(i, ray.util.get_node_ip_address).remote() for i in range(hosts)])
 
     def process(rank: int) -> int:
-        env = {**os.environ, **place(rank, addresses, port, os.environ)}
+        path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}"
+        env = {**os.environ, "PATH": path, **place(rank, addresses, port, os.environ)}
         return subprocess.run(list(command), env=env, check=False).returncode
 
     codes = ray.get([on(i, process).remote(i) for i in range(hosts)])
