@@ -117,6 +117,9 @@ location = matching(r"[a-z]+-[a-z]+[0-9]+(-[a-z0-9]{1,8})?", "a zone or region, 
 zone = matching(r"[a-z]+-[a-z]+[0-9]+-[a-z0-9]{1,8}", "a zone, like us-west4-a")
 flag = matching(r"--[a-z][-a-z0-9]*(=.+)?", "a flag, like --labels=team=vision")
 variable = matching(r"(?s:[A-Za-z_][A-Za-z0-9_]*=.*)", "NAME=VALUE")
+account = matching(
+    r"[^@\s]+@[^@\s]+", "a service account, like NAME@PROJECT.iam.gserviceaccount.com"
+)
 bucket = matching(r"[a-z0-9][-a-z0-9_.]{1,61}[a-z0-9]", "a bucket's name, without gs://")
 
 

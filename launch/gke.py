@@ -23,6 +23,7 @@ import sys
 from command import (
     MOUNT,
     PORT,
+    account,
     bucket,
     check_command,
     location,
@@ -66,6 +67,8 @@ def create(args) -> int:
             f"--machine-type={wanted.machine}",
             *shape,
             *_terms(args),
+            *(["--enable-private-nodes"] if args.internal_ips else []),
+            *([f"--service-account={args.node_account}"] if args.node_account else []),
             *args.command,
         )
         for pool in _pools(args)
@@ -200,6 +203,8 @@ FLAGS = {
     "--reservation": ("create", {"type": _reservation, "help": "the one to take from"}),
     "--flex-start": ("create run", {"action": "store_true", "help": "waits; up to 7 days of use"}),
     "--queued": ("create", {"action": "store_true", "help": "flex-start asked for by Kueue"}),
+    "--internal-ips": ("create", {"action": "store_true", "help": "no addresses outside"}),
+    "--node-account": ("create", {"type": account, "help": "that the machines act as"}),
     "--cluster": ("create delete", {"type": name, "required": True, "help": "there already"}),
     "--location": ("create delete", {"type": location, "required": True, "help": "the cluster's"}),
     "--zone": ("create", {"type": zone, "required": True, "help": "one with such TPUs"}),

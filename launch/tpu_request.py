@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
-from command import matching, positive, refuse, slices
+from command import account, matching, positive, refuse, slices
 
 # https://cloud.google.com/tpu/docs/runtimes
 RUNTIMES = {
@@ -96,9 +96,6 @@ _until = matching(
     "a duration or time, like 6h or 2027-01-31T12:00:00Z",
 )
 _network = matching(r"[\w./:-]+", "a network's name or path")
-_account = matching(
-    r"[^@\s]+@[^@\s]+", "a service account, like NAME@PROJECT.iam.gserviceaccount.com"
-)
 _runtime = matching(r"[a-z0-9][-a-z0-9.]*", "a runtime version, like v2-alpha-tpuv6e")
 REQUEST = {
     "--type": (
@@ -111,7 +108,7 @@ REQUEST = {
     "--valid-until": ("create train", {"type": _until, "help": "waits so long: 6h, or a time"}),
     "--network": ("create train", {"type": _network, "help": "of the machines [default]"}),
     "--subnetwork": ("create train", {"type": _network, "help": "in it"}),
-    "--service-account": ("create train", {"type": _account, "help": "that the machines act as"}),
+    "--service-account": ("create train", {"type": account, "help": "that the machines act as"}),
     "--internal-ips": ("create train", {"action": "store_true", "help": "no addresses outside"}),
     "--runtime-version": ("create train", {"type": _runtime, "help": "else the one of the type"}),
 }

@@ -72,7 +72,8 @@ CASES = {
         "gke.py stop dcgan --dry-run",
         "gke.py delete dcgan --slices=2 --cluster=pods --location=us-west4 --dry-run",
         "gke.py create one --topology=v5litepod-4 --cluster=pods --location=us-west4 "
-        "--zone=us-south1-ai1b --dry-run -- --node-labels=team=vision",
+        "--zone=us-south1-ai1b --internal-ips --node-account=a@b.iam.gserviceaccount.com --dry-run "
+        "-- --node-labels=team=vision",
         "gke.py create seven --topology=tpu7x:4x4x4 --reservation=r --project=my-project "
         "--cluster=pods --location=us-central1 --zone=us-central1-a --dry-run",
         "gke.py delete seven --policy-region=us-central1 --project=my-project --cluster=pods "
