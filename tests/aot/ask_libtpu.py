@@ -1,7 +1,7 @@
 """Asks libtpu for every shape up to 256 chips: python tests/aot/ask_libtpu.py (needs libtpu).
 
-Writes tests/golden/tpu_shapes.json. libtpu ends the process on some shapes, so that a child asks
-and a new one goes on behind the shape that ended it.
+Writes tests/golden/tpu_shapes.json. Should libtpu end the process, a new child goes on behind the
+shape that ended it.
 """
 
 import collections

@@ -92,8 +92,7 @@ def test_libtpu_knows_every_shape_of_the_table():
             found = slices.parse(f"{kind}:{shape}")
             devices = found.chips * (2 if kind in ("v4", "tpu7x") else 1)
             assert answer == f"yes {devices} {max(found.chips // 4, 1)}"
-        # The table is narrower than libtpu, which takes shapes that nobody rents out, and which
-        # ends the process on others.
+        # The table is narrower than libtpu, which takes shapes that nobody rents out.
         assert len(answers) < asked[kind]["yes"]
 
 
