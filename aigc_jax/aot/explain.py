@@ -27,7 +27,8 @@ def explain(report: dict[str, Any]) -> list[str]:
         "memory: arguments are what the program gets (parameters, optimizer state, batch), "
         "temporaries what it makes and drops; the peak counts once what is overwritten in place",
         f"of what is written: the compiled program computes {_than(done / written)} the code of "
-        "the step asks for before compilation; more: XLA computes something twice, or pads",
+        "the step asks for before compilation; more: XLA computes something twice, or pads; less: "
+        "a product with a single row became a sum, which is not counted",
         f"of the model's: it computes {_than(done / model)} the model needs, without "
         "rematerialisation (config.model.remat), which computes again instead of keeping",
         "memory traffic: what the chip reads from and writes to its main memory in one step, an "
