@@ -162,7 +162,7 @@ def compile(flags, config, _) -> dict[str, Any]:
         raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
     _quiet()
     if flags.sweep:
-        for name in ("check", "find_batch", "save"):
+        for name in ("check", "explain", "find_batch", "save"):
             if flags[name]:
                 raise UserError(f"--sweep and --{name} do not go together")
         if flags.what != "train" or flags.slices != 1:
@@ -183,6 +183,7 @@ def compile(flags, config, _) -> dict[str, Any]:
         find_batch=flags.find_batch,
         out=flags.out,
         save=flags.save,
+        explained=flags.explain,
     )
 
 
@@ -389,7 +390,7 @@ VERBS = {
         "compile a config's programs for TPU slices, on this CPU: memory, FLOPs, traffic",
         (
             CONFIG,
-            Flag("topology", str, "v5e:2x2", "KIND:SHAPE of the slice: v5e:16x16, v5p:4x4x4, ..."),
+            Flag("topology", str, "v5e:2x2", "the slice: v5e:16x16, v5litepod-256, v5p:4x4x4, ..."),
             Flag(
                 "slices",
                 int,
@@ -399,6 +400,7 @@ VERBS = {
             ),
             Flag("what", str, "train", "train, eval or generate"),
             Flag("check", bool, False, "exit with 2 when it does not fit"),
+            Flag("explain", bool, False, "say what each figure of the report means"),
             Flag("find_batch", bool, False, "look for the largest batch size that fits"),
             Flag("save", str, "", "file for the compiled step: `aigc train --executable=FILE`"),
             Flag("sweep", bool, False, "weak and strong scaling from 4 to 256 chips"),

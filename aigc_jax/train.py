@@ -1,6 +1,7 @@
 """The loop: one, for every family."""
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from aigc_jax.parallel.processes import is_lead
 from aigc_jax.progress import waiting
 from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
 from aigc_jax.run import goodput, observe, trackers
+from aigc_jax.run.advice import Adviser
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, read_config, write_json
 from aigc_jax.run.goodput import Clock
@@ -161,15 +163,20 @@ def _train(
     def due(name: str) -> bool:
         return bool(intervals[name]) and (step % intervals[name] == 0 or step == total)
 
+    adviser, since = Adviser(), time.monotonic()
+
     def save() -> None:
-        nonlocal saved
+        nonlocal saved, since
+        began = time.monotonic()
         with clock("checkpoint"), waiting("saving a checkpoint"):
             found = results if results_step == step else None
             checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
         clock.mark(step)
         asked.saved()
-        saved = step
+        if advice := adviser.line(time.monotonic() - began, began - since):
+            echo(advice)
+        saved, since = step, time.monotonic()
 
     first = step
     feeds = feed.steps(step, total, config.seed)

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+from aigc_jax.aot import slices  # noqa: E402  (the table of TPU slices, standard library only)
+
 MOUNT = "/mnt/runs"  # where every launcher puts the bucket that holds the work directories
 PORT = 8482  # of the coordinator; JAX's own default has moved between releases
 
@@ -49,6 +52,7 @@ def run_verb(
     name_help: str,
     name_type: Callable[[str], str] | None = None,
     launching: Sequence[str] = ("run",),
+    passing: Sequence[str] = (),
 ) -> int:
     """Parses `VERB NAME --flags -- COMMAND`, runs the verb and returns its exit code.
 
@@ -60,6 +64,7 @@ def run_verb(
         name_help: what NAME names.
         name_type: what NAME may be; by default `name`.
         launching: the verbs that take a command.
+        passing: the verbs that hand flags after `--` on to gcloud.
     """
     top = Parser(prog=prog, description=about)
     subparsers = top.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -73,8 +78,14 @@ def run_verb(
                 sub.add_argument(flag, **options)
         if verb in launching:
             sub.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
+        if verb in passing:
+            sub.epilog = "After two hyphens, more flags for gcloud: -- --labels=team=vision"
     args = top.parse()
-    if args.command and args.verb not in launching:
+    if args.verb in passing:
+        for word in args.command:
+            if not word.startswith("--"):
+                refuse(f"{args.verb} hands flags on to gcloud, and {word!r} is none")
+    elif args.command and args.verb not in launching:
         refuse(f"{args.verb} takes no command: {show(args.command)} is too much")
     return verbs[args.verb](args)
 
@@ -101,9 +112,23 @@ name = matching(
     "a name: lower-case letters, digits and hyphens, a letter first, at most 63",
 )
 project = matching(r"([a-z0-9.]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "a project id, like my-project")
-location = matching(r"[a-z]+-[a-z]+[0-9]+(-[a-z])?", "a zone or region, like us-west4-a")
-zone = matching(r"[a-z]+-[a-z]+[0-9]+-[a-z]", "a zone, like us-west4-a")
+# by their shape: new ones come, like the AI zone us-south1-ai1b
+location = matching(r"[a-z]+-[a-z]+[0-9]+(-[a-z0-9]{1,8})?", "a zone or region, like us-west4-a")
+zone = matching(r"[a-z]+-[a-z]+[0-9]+-[a-z0-9]{1,8}", "a zone, like us-west4-a")
+flag = matching(r"--[a-z][-a-z0-9]*(=.+)?", "a flag, like --labels=team=vision")
+variable = matching(r"(?s:[A-Za-z_][A-Za-z0-9_]*=.*)", "NAME=VALUE")
+account = matching(
+    r"[^@\s]+@[^@\s]+", "a service account, like NAME@PROJECT.iam.gserviceaccount.com"
+)
 bucket = matching(r"[a-z0-9][-a-z0-9_.]{1,61}[a-z0-9]", "a bucket's name, without gs://")
+
+
+def tpu_slice(text: str) -> slices.Slice:
+    """An argument type: a TPU slice in any spelling, `v5e:4x4` or `v5litepod-16`."""
+    try:
+        return slices.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
@@ -130,7 +155,8 @@ def check_command(command: Sequence[str], durable: bool = False) -> None:
 
     Args:
         command: the words after `--`.
-        durable: whether the machines may vanish, so that `--workdir` must be in the bucket.
+        durable: whether the machines may vanish, so that a `--workdir` must be in the bucket, and
+            `aigc train` must have one; what another command keeps, and where, it knows itself.
     """
     example = f"-- aigc train --config=FILE --workdir={MOUNT}/NAME"
     if not command:
@@ -147,7 +173,8 @@ def check_command(command: Sequence[str], durable: bool = False) -> None:
             f"--workdir={workdir} is a URL and work directories are paths; the bucket is mounted "
             f"at {MOUNT}: write --workdir={MOUNT}/NAME"
         )
-    if durable and not (workdir or "").startswith(f"{MOUNT}/"):
+    ours = any(Path(word).name in ("aigc", "aigc_jax") for word in command)
+    if durable and (ours or workdir) and not (workdir or "").startswith(f"{MOUNT}/"):
         refuse(f"machines that may vanish need a --workdir in the bucket: {example}")
 
 

@@ -2,9 +2,10 @@
 """Runs on TPU node pools of a GKE cluster: one JobSet, a slice for each of its jobs.
 
   launch/gke.py create NAME --topology=v5e:16x16 --cluster=C --location=us-west4 --zone=us-west4-a
-      node pools, one for each slice; they cost from now on       [--slices=2] [--spot]
+      node pools, one for each slice; they cost from now on       [--slices=2]
+      [--spot | --reservation=R | --flex-start] [-- --node-labels=... and what else gcloud takes]
   launch/gke.py run    NAME --topology=v5e:16x16 --image=IMAGE --bucket=BUCKET [--slices=2] \\
-      -- aigc train --config=... --workdir=/mnt/runs/NAME
+      [--queue=KUEUE_QUEUE] [--env=NAME=VALUE] -- aigc train --config=... --workdir=/mnt/runs/NAME
   launch/gke.py logs   NAME --follow
   launch/gke.py status NAME
   launch/gke.py stop   NAME               the run saves and ends; the node pools still cost
@@ -17,16 +18,12 @@ to mend, ends it. Needs gcloud and kubectl; launch/README.md begins with an empt
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import re
 import sys
-from typing import NamedTuple
 
 from command import (
     MOUNT,
     PORT,
+    account,
     bucket,
     check_command,
     location,
@@ -36,136 +33,43 @@ from command import (
     port,
     positive,
     project,
+    refuse,
     run,
     run_all,
     run_verb,
+    tpu_slice,
+    variable,
     zone,
 )
-
-
-class Chip(NamedTuple):
-    """A generation, as GKE knows it: hosts of four chips."""
-
-    accelerator: str
-    machine: str
-    dimensions: int
-
-
-# https://cloud.google.com/kubernetes-engine/docs/concepts/plan-tpus
-CHIPS = {
-    "v4": Chip("tpu-v4-podslice", "ct4p-hightpu-4t", 3),
-    "v5e": Chip("tpu-v5-lite-podslice", "ct5lp-hightpu-4t", 2),
-    "v5p": Chip("tpu-v5p-slice", "ct5p-hightpu-4t", 3),
-    "v6e": Chip("tpu-v6e-slice", "ct6e-standard-4t", 2),
-}
-
-MANIFEST = """\
-# kubectl create --filename=-
-apiVersion: jobset.x-k8s.io/v1alpha2
-kind: JobSet
-metadata:
-  name: {name}
-  annotations:
-    # one job to a node pool, which is one slice
-    alpha.jobset.sigs.k8s.io/exclusive-topology: cloud.google.com/gke-nodepool
-spec:
-  failurePolicy:
-    maxRestarts: {restarts}
-    # never two of the run at once on one work directory
-    restartStrategy: BlockingRecreate
-    rules:
-      # exit code 2: a person has to mend it, restarting would only cost
-      - name: badInput
-        action: FailJobSet
-        onJobFailureReasons: [PodFailurePolicy]
-  replicatedJobs:
-    - name: slice
-      replicas: {slices}
-      template:
-        spec:
-          completionMode: Indexed
-          parallelism: {hosts}
-          completions: {hosts}
-          backoffLimit: 0
-          podFailurePolicy:
-            rules:
-              - action: FailJob
-                onExitCodes:
-                  containerName: aigc
-                  operator: In
-                  values: [2]
-          template:
-            metadata:
-              annotations:
-                gke-gcsfuse/volumes: "true"
-            spec:
-              restartPolicy: Never
-              serviceAccountName: {service_account}
-              # SIGTERM, then so long for a last checkpoint
-              terminationGracePeriodSeconds: 300
-              nodeSelector:
-                cloud.google.com/gke-tpu-accelerator: {accelerator}
-                cloud.google.com/gke-tpu-topology: {topology}
-              containers:
-                - name: aigc
-                  image: {image}
-                  # Kubernetes takes $(NAME) for a variable, so every dollar sign stands doubled.
-                  command:
-                    - /bin/sh
-                    - -c
-                    - export JAX_PROCESS_ID=$$((SLICE * {hosts} + JOB_COMPLETION_INDEX)); exec "$$@"
-                    - aigc
-{command}
-                  env:
-                    - name: JAX_COORDINATOR_ADDRESS
-                      value: {name}-slice-0-0.{name}:{port}
-                    - name: JAX_NUM_PROCESSES
-                      value: "{processes}"
-                    - name: SLICE
-                      valueFrom:
-                        fieldRef:
-                          fieldPath: metadata.labels['jobset.sigs.k8s.io/job-index']
-                  ports:
-                    - containerPort: {port}
-                  resources:
-                    limits:
-                      google.com/tpu: 4
-                  # the TPU's devices are root's, and libtpu locks memory
-                  securityContext:
-                    privileged: true
-                    runAsUser: 0
-                  volumeMounts:
-                    - name: runs
-                      mountPath: {mount}
-                    - name: memory
-                      mountPath: /dev/shm
-              volumes:
-                - name: runs
-                  csi:
-                    driver: gcsfuse.csi.storage.gke.io
-                    volumeAttributes:
-                      bucketName: {bucket}
-                      # nothing cached: a host must see at once what another one wrote
-                      mountOptions: implicit-dirs,metadata-cache:ttl-secs:0,metadata-cache:negative-ttl-secs:0
-                - name: memory
-                  emptyDir:
-                    medium: Memory
-"""  # noqa: E501
+from jobset import manifest
 
 
 def create(args) -> int:
     """Makes the node pools, one for each slice; they cost from now on."""
-    chip, topology, _ = args.topology
-    commands = [
+    wanted = args.topology
+    _check(args)
+    commands = []
+    if _policy(args):  # https://cloud.google.com/kubernetes-engine/docs/concepts/tpu-ironwood
+        shape = ["--type=HIGH_THROUGHPUT", f"--accelerator-topology={wanted.topology}"]
+        region = args.zone.rpartition("-")[0]
+        words = ["create", "workload-policy", args.name, *shape]
+        commands.append(_resource_policy(args, region, *words))
+    # a pool of one machine has no topology to be told
+    shape = [f"--tpu-topology={wanted.topology}"] if wanted.hosts > 1 else []
+    if _policy(args):
+        shape = [f"--placement-policy={args.name}"]
+    commands += [
         _gcloud(
             args,
             "create",
             pool,
             f"--node-locations={args.zone}",
-            f"--machine-type={chip.machine}",
-            f"--tpu-topology={topology}",
-            f"--num-nodes={_hosts(args)}",
-            *(["--spot"] if args.spot else []),
+            f"--machine-type={wanted.machine}",
+            *shape,
+            *_terms(args),
+            *(["--enable-private-nodes"] if args.internal_ips else []),
+            *([f"--service-account={args.node_account}"] if args.node_account else []),
+            *args.command,
         )
         for pool in _pools(args)
     ]
@@ -175,6 +79,9 @@ def create(args) -> int:
 def start(args) -> int:
     """Submits the run."""
     check_command(args.command, durable=True)
+    _check(args)
+    if bool(args.bucket) == bool(args.pvc):
+        refuse("write one of --bucket and --pvc: where the run keeps its work directory")
     text = manifest(args)
     if args.dry_run:
         print(text, end="")
@@ -212,51 +119,55 @@ def stop(args) -> int:
 
 def delete(args) -> int:
     """Deletes the node pools; the bucket stays."""
-    return run_all(
-        [_gcloud(args, "delete", pool, "--quiet") for pool in _pools(args)], args.dry_run
-    )
+    commands = [_gcloud(args, "delete", pool, "--quiet") for pool in _pools(args)]
+    if args.policy_region:
+        commands.append(_resource_policy(args, args.policy_region, "delete", args.name, "--quiet"))
+    return run_all(commands, args.dry_run)
 
 
-def manifest(args) -> str:
-    """The JobSet as YAML; what came from a person is quoted as JSON, which is YAML."""
-    chip, topology, _ = args.topology
-    words = [json.dumps(word.replace("$", "$$"), ensure_ascii=False) for word in args.command]
-    return MANIFEST.format(
-        name=args.name,
-        restarts=args.restarts,
-        slices=args.slices,
-        hosts=_hosts(args),
-        processes=args.slices * _hosts(args),
-        service_account=args.service_account,
-        accelerator=chip.accelerator,
-        topology=topology,
-        image=json.dumps(args.image),
-        command="\n".join(f"{' ' * 20}- {word}" for word in words),
-        port=args.port,
-        mount=MOUNT,
-        bucket=args.bucket,
-    )
-
-
-def topology(text: str) -> tuple[Chip, str, int]:
-    """An argument type: `v5e:16x16` as the generation, the shape for GKE, and the chips."""
-    match = re.fullmatch(r"(\w+):([1-9][0-9]*(?:x[1-9][0-9]*)*)", text, re.ASCII)
-    if not match or match[1] not in CHIPS:
-        known = ", ".join(CHIPS)
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not CHIP:SHAPE, like v5e:16x16; CHIP: {known}"
+def _check(args) -> None:
+    wanted = args.topology
+    if not wanted.machine:
+        refuse(f"GKE has no machine for {wanted.name}")
+    if args.slices > 1 and wanted.hosts == 1:
+        refuse(
+            f"--slices={args.slices}: {wanted.name} is a single machine, and only slices of "
+            "several are joined (https://cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice)"
         )
-    chip = CHIPS[match[1]]
-    shape = [int(size) for size in match[2].split("x")]
-    if len(shape) != chip.dimensions:
-        raise argparse.ArgumentTypeError(f"{text!r}: {match[1]} has {chip.dimensions} dimensions")
-    if math.prod(shape) % 4:
-        raise argparse.ArgumentTypeError(f"{text!r}: its chips are not hosts of four")
-    return chip, match[2], math.prod(shape)
+    if args.spot + bool(getattr(args, "reservation", None)) + args.flex_start > 1:
+        refuse("--spot, --reservation and --flex-start are three ways to pay: write one")
 
 
-def _hosts(args) -> int:
-    return args.topology[2] // 4
+def _terms(args) -> list[str]:
+    """How many nodes, and on which terms."""
+    hosts = args.topology.hosts
+    if args.flex_start:  # https://cloud.google.com/kubernetes-engine/docs/concepts/dws
+        return [
+            "--num-nodes=0",
+            "--enable-autoscaling",
+            f"--max-nodes={hosts}",
+            "--location-policy=ANY",
+            "--flex-start",
+            "--reservation-affinity=none",
+            "--no-enable-autorepair",
+            *(["--enable-queued-provisioning"] if args.queued else []),
+        ]
+    if args.reservation:
+        terms = ["--reservation-affinity=specific", f"--reservation={args.reservation}"]
+    else:
+        terms = ["--spot"] if args.spot else []
+    return [f"--num-nodes={hosts}", *terms]
+
+
+def _policy(args) -> bool:
+    """Whether the slice is made by a placement policy, not by a topology."""
+    return args.topology.kind == "tpu7x" and args.topology.hosts > 1
+
+
+def _resource_policy(args, region: str, *words: str) -> list[str]:
+    where = [f"--region={region}"]
+    where += [f"--project={args.project}"] if args.project else []
+    return ["gcloud", "compute", "resource-policies", *words, *where]
 
 
 def _pools(args) -> list[str]:
@@ -280,16 +191,40 @@ VERBS = {
 # Pods are called NAME-slice-0-63-abcde, and a node pool NAME-0; their names have limits.
 _short = matching(r"[a-z]([-a-z0-9]{0,29}[a-z0-9])?", "a name: a-z, 0-9 and -, at most 31")
 _image = matching(r"[a-zA-Z0-9][\w./:@-]*", "an image, like us-docker.pkg.dev/P/R/aigc:tpu")
+_reservation = matching(r"[\w./:-]+", "a reservation's name or path")
+_label = matching(r"[\w./-]+=[\w.-]*", "KEY=VALUE, like cloud.google.com/gke-spot=true")
 FLAGS = {
-    "--topology": ("create run", {"type": topology, "required": True, "help": "like v5e:16x16"}),
+    "--topology": (
+        "create run",
+        {"type": tpu_slice, "required": True, "help": "like v5e:16x16, or v5litepod-256"},
+    ),
     "--slices": ("create run delete", {"type": positive, "default": 1, "help": "how many [1]"}),
-    "--spot": ("create", {"action": "store_true", "help": "cheaper; may be taken away"}),
+    "--spot": ("create run", {"action": "store_true", "help": "cheaper; may be taken away"}),
+    "--reservation": ("create", {"type": _reservation, "help": "the one to take from"}),
+    "--flex-start": ("create run", {"action": "store_true", "help": "waits; up to 7 days of use"}),
+    "--queued": ("create", {"action": "store_true", "help": "flex-start asked for by Kueue"}),
+    "--internal-ips": ("create", {"action": "store_true", "help": "no addresses outside"}),
+    "--node-account": ("create", {"type": account, "help": "that the machines act as"}),
     "--cluster": ("create delete", {"type": name, "required": True, "help": "there already"}),
     "--location": ("create delete", {"type": location, "required": True, "help": "the cluster's"}),
     "--zone": ("create", {"type": zone, "required": True, "help": "one with such TPUs"}),
+    "--policy-region": (
+        "delete",
+        {"type": location, "help": "of the placement policy that `create` made for a tpu7x"},
+    ),
     "--project": ("create delete", {"type": project, "help": "else the one gcloud is set to"}),
     "--image": ("run", {"type": _image, "required": True, "help": "from launch/docker"}),
-    "--bucket": ("run", {"type": bucket, "required": True, "help": f"mounted at {MOUNT}"}),
+    "--bucket": ("run", {"type": bucket, "help": f"mounted at {MOUNT}"}),
+    "--pvc": ("run", {"type": name, "help": f"a volume claim at {MOUNT} instead of a bucket"}),
+    "--queue": ("run", {"type": name, "help": "Kueue's local queue"}),
+    "--env": (
+        "run",
+        {"type": variable, "action": "append", "default": [], "help": "NAME=VALUE for the run"},
+    ),
+    "--node-selector": (
+        "run",
+        {"type": _label, "action": "append", "default": [], "help": "KEY=VALUE of the nodes"},
+    ),
     "--service-account": (
         "run",
         {"type": name, "default": "aigc", "help": "that may use the bucket [aigc]"},
@@ -304,7 +239,13 @@ FLAGS = {
 
 def main() -> int:
     return run_verb(
-        "launch/gke.py", __doc__, VERBS, FLAGS, "of the run and its node pools", name_type=_short
+        "launch/gke.py",
+        __doc__,
+        VERBS,
+        FLAGS,
+        "of the run and its node pools",
+        name_type=_short,
+        passing=("create",),
     )
 
 

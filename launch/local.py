@@ -2,11 +2,12 @@
 """Several processes on this machine: to try what a pod would do, and for tests of it.
 
   launch/local.py --processes=2 --devices=4 -- aigc train --config=... --workdir=...
+  launch/local.py drill --to=all --processes=2 --devices=4 -- aigc train --config=... --workdir=...
 
 Each process finds the others through JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID;
 --devices makes so many CPU devices in each. Their lines come out with [0], [1] ... in front. When
 one fails, the others are ended and its exit code is this one's; SIGINT, SIGTERM and SIGHUP go to
-all.
+all. `drill` does to them what a maintenance event does to a pod, and says what the run lost.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from command import Parser, check_command, natural, positive, show
+from command import Parser, check_command, natural, positive, refuse, show
+from drill import Drill, report, workdir_of
 
 GRACE = 10  # seconds from SIGTERM to SIGKILL, once one has failed
 
 
-def launch(command: Sequence[str], processes: int, devices: int) -> int:
+def launch(command: Sequence[str], processes: int, devices: int, drill: Drill | None = None) -> int:
     """Runs the command `processes` times to the end; the exit code of the first that failed.
 
     Args:
         command: the same for every process.
         processes: how many.
         devices: CPU devices of each; 0 leaves the devices to JAX.
+        drill: what happens to them while they run.
     """
     port = _free_port()
     # A session each: a Ctrl-C of the terminal reaches them once, through this process.
@@ -49,16 +52,21 @@ def launch(command: Sequence[str], processes: int, devices: int) -> int:
     ]
     asked = _forward_signals(children)
     lock = threading.Lock()
+    see = drill.see if drill else lambda line: None
     readers = [
-        threading.Thread(target=_prefix, args=(f"[{i}] ".encode(), source, sink, lock))
+        threading.Thread(target=_prefix, args=(f"[{i}] ".encode(), source, sink, lock, see))
         for i, child in enumerate(children)
         for source, sink in ((child.stdout, sys.stdout.buffer), (child.stderr, sys.stderr.buffer))
     ]
     for reader in readers:
         reader.start()
+    if drill:
+        drill.watch(children, asked)
     code = _wait(children, asked)
     for reader in readers:
         reader.join()
+    if drill:
+        drill.ended, drill.codes = time.monotonic(), [_code(child.returncode) for child in children]
     return code
 
 
@@ -86,7 +94,7 @@ def _wait(children: list[subprocess.Popen], asked: list[int]) -> int:
             if code is None:
                 continue
             del waiting[i]
-            code = code if code >= 0 else 128 - code
+            code = _code(code)
             if code and not first:
                 first = code
                 if waiting and not asked:
@@ -98,6 +106,11 @@ def _wait(children: list[subprocess.Popen], asked: list[int]) -> int:
             _signal(waiting.values(), signal.SIGKILL)
         time.sleep(0.02)
     return first
+
+
+def _code(code: int) -> int:
+    """As a shell counts: 128 and the signal, for who died of one."""
+    return code if code >= 0 else 128 - code
 
 
 def _forward_signals(children: list[subprocess.Popen]) -> list[int]:
@@ -119,9 +132,10 @@ def _signal(children, number: int) -> None:
         child.send_signal(number)  # does nothing to one that has ended
 
 
-def _prefix(prefix: bytes, source, sink, lock) -> None:
-    """Copies lines, whole ones, each with the prefix."""
+def _prefix(prefix: bytes, source, sink, lock, see) -> None:
+    """Copies lines, whole ones, each with the prefix; `see` gets them too."""
     for line in source:
+        see(line)
         with lock:
             sink.write(prefix + line.rstrip(b"\n") + b"\n")
             sink.flush()
@@ -134,13 +148,24 @@ def _free_port() -> int:
 
 
 def main() -> int:
+    drilling = sys.argv[1:2] == ["drill"]
     parser = Parser(prog="launch/local.py", description=__doc__)
     parser.add_argument("--processes", type=positive, default=2, help="how many [2]")
     parser.add_argument("--devices", type=natural, default=0, help="CPU devices of each [JAX's]")
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    if drilling:
+        parser.add_argument(
+            "--to", default="all", help="all, launcher, or a process's number [all]"
+        )
+        parser.add_argument("--signal", default="TERM", choices=["TERM", "INT", "HUP", "KILL"])
+        parser.add_argument(
+            "--after", type=natural, default=2, help="seconds of training first [2]"
+        )
+        parser.add_argument("--grace", type=natural, default=30, help="seconds, then SIGKILL [30]")
     parser.epilog = "After two hyphens, the command: -- aigc train --config=... --workdir=..."
-    args = parser.parse()
+    args = parser.parse(sys.argv[2:] if drilling else None)
     check_command(args.command)
+    drill = _drill(args) if drilling else None
     if args.dry_run:
         for i in range(args.processes):
             variables = environment(i, args.processes, args.devices, port=0)
@@ -148,10 +173,22 @@ def main() -> int:
             print(show(["env", *sorted(ours), *args.command]) + " &")
         return 0
     try:
-        return launch(args.command, args.processes, args.devices)
+        code = launch(args.command, args.processes, args.devices, drill)
     except FileNotFoundError:
         print(f"error: there is no command {args.command[0]!r} here", file=sys.stderr)
         return 2
+    return report(drill, workdir_of(args.command)) if drill else code
+
+
+def _drill(args) -> Drill:
+    workdir_of(args.command)
+    if args.to not in ("all", "launcher", *map(str, range(args.processes))):
+        last = args.processes - 1
+        refuse(f"--to={args.to}: write all, launcher, or the number of a process, 0 to {last}")
+    if args.to == "launcher" and args.signal == "KILL":
+        refuse("--signal=KILL ends the launcher and leaves the processes behind; take --to=all")
+    number = signal.Signals[f"SIG{args.signal}"]
+    return Drill(args.to, number, args.after, args.grace)
 
 
 if __name__ == "__main__":

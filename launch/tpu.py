@@ -2,6 +2,8 @@
 """Runs on Cloud TPU slices: one queued resource, one run, from creation to deletion.
 
   launch/tpu.py create NAME --type=v5litepod-256 --zone=us-west4-a [--spot] [--slices=2]   costs
+      [--reserved] [--valid-until=6h] [--network=N] [--subnetwork=S] [--internal-ips]
+      [--service-account=A] [-- --labels=... and what else gcloud takes]
   launch/tpu.py wait   NAME --zone=us-west4-a
   launch/tpu.py setup  NAME --zone=us-west4-a --bucket=BUCKET
   launch/tpu.py run    NAME --zone=us-west4-a -- aigc train --config=... --workdir=/mnt/runs/NAME
@@ -30,7 +32,7 @@ from command import (
     PORT,
     bucket,
     check_command,
-    matching,
+    flag,
     natural,
     output,
     port,
@@ -41,18 +43,11 @@ from command import (
     run_all,
     run_verb,
     show,
+    variable,
     zone,
 )
+from tpu_request import REQUEST, request, track
 
-# https://cloud.google.com/tpu/docs/runtimes
-RUNTIMES = {
-    "v2": "tpu-ubuntu2204-base",
-    "v3": "tpu-ubuntu2204-base",
-    "v4": "tpu-ubuntu2204-base",
-    "v5litepod": "v2-alpha-tpuv5-lite",
-    "v5p": "v2-alpha-tpuv5",
-    "v6e": "v2-alpha-tpuv6e",
-}
 WAITING = ("CREATING", "ACCEPTED", "PROVISIONING", "WAITING_FOR_RESOURCES")
 BUNDLE = "build/aigc_jax.bundle"
 WORKER = "aigc_jax/launch/tpu_worker.py"
@@ -61,6 +56,7 @@ PATIENCE = 10  # polls: so long may a machine not answer, so long must a run liv
 
 def create(args) -> int:
     """Asks for the slices; they cost from the moment they are ACTIVE."""
+    args.passed = args.command
     return run(_create(args), args.dry_run)
 
 
@@ -88,6 +84,7 @@ def setup(args) -> int:
 def start(args) -> int:
     """Starts the command on every worker; it outlives the connection."""
     check_command(args.command)
+    args.command = _with_variables(args)
     return run(_start(args), args.dry_run)
 
 
@@ -116,6 +113,7 @@ def delete(args) -> int:
 def train(args) -> int:
     """Brings a run to its end, however often the slices are taken away."""
     check_command(args.command, durable=True)
+    args.command, args.passed = _with_variables(args), args.gcloud
     _warn_of_changes(args)
     if args.dry_run:
         return _plan(args)
@@ -232,24 +230,12 @@ def _gcloud(args, verb: str, *words: str) -> list[str]:
 
 
 def _create(args) -> list[str]:
-    runtime = args.runtime_version or RUNTIMES.get(args.type.split("-")[0])
-    if runtime is None:
-        refuse(
-            f"--type={args.type} is none of {', '.join(RUNTIMES)}: give its --runtime-version, "
-            "from https://cloud.google.com/tpu/docs/runtimes"
-        )
-    nodes = [f"--node-id={args.name}"]
-    if args.slices > 1:
-        nodes = [f"--node-count={args.slices}", f"--node-prefix={args.name}"]
-    return _gcloud(
-        args,
-        "create",
-        args.name,
-        *nodes,
-        f"--accelerator-type={args.type}",
-        f"--runtime-version={runtime}",
-        *(["--spot"] if args.spot else []),
-    )
+    gcloud, *words = _gcloud(args, "create", args.name, *request(args))
+    return [gcloud, *track(args), *words]
+
+
+def _with_variables(args) -> list[str]:
+    return ["env", *args.env, *args.command] if args.env else args.command
 
 
 def _describe(args) -> list[str]:
@@ -266,7 +252,7 @@ def _setup(args) -> list[list[str]]:
     return [
         ["mkdir", "-p", "build"],
         ["git", "bundle", "create", "--quiet", BUNDLE, "HEAD"],
-        _gcloud(args, "scp", BUNDLE, f"{args.name}:", "--node=all", "--worker=all"),
+        _gcloud(args, "scp", BUNDLE, f"{args.name}:", "--node=all", "--worker=all", *_tunnel(args)),
         _ssh(args, unpack),
     ]
 
@@ -282,7 +268,11 @@ def _delete(args) -> list[str]:
 
 def _ssh(args, command: str, node: str = "all", worker: str = "all") -> list[str]:
     where = [f"--node={node}", f"--worker={worker}"]
-    return _gcloud(args, "ssh", args.name, *where, f"--command={command}")
+    return _gcloud(args, "ssh", args.name, *where, f"--command={command}", *_tunnel(args))
+
+
+def _tunnel(args) -> list[str]:
+    return ["--tunnel-through-iap"] if args.tunnel_through_iap else []
 
 
 def _warn_of_changes(args) -> None:
@@ -307,16 +297,23 @@ VERBS = {
     "delete": delete,
     "train": train,
 }
-_type = matching(r"v[0-9][a-z0-9]*-[0-9]+", "an accelerator type, like v5litepod-256")
-_runtime = matching(r"[a-z0-9][-a-z0-9.]*", "a runtime version, like v2-alpha-tpuv6e")
 _every = " ".join(VERBS)
 FLAGS = {
+    **REQUEST,
     "--zone": (_every, {"type": zone, "required": True, "help": "like us-west4-a"}),
     "--project": (_every, {"type": project, "help": "else the one gcloud is set to"}),
-    "--type": ("create train", {"type": _type, "required": True, "help": "like v5litepod-256"}),
-    "--slices": ("create train", {"type": positive, "default": 1, "help": "over the network [1]"}),
-    "--spot": ("create train", {"action": "store_true", "help": "cheaper; may be taken away"}),
-    "--runtime-version": ("create train", {"type": _runtime, "help": "else the one of the type"}),
+    "--gcloud": (
+        "train",
+        {"type": flag, "action": "append", "default": [], "help": "one more for its `create`"},
+    ),
+    "--tunnel-through-iap": (
+        "setup run logs status stop train",
+        {"action": "store_true", "help": "reach machines that have internal addresses only"},
+    ),
+    "--env": (
+        "run train",
+        {"type": variable, "action": "append", "default": [], "help": "NAME=VALUE for the run"},
+    ),
     "--bucket": (
         "setup train",
         {"type": bucket, "required": True, "help": f"mounted at {MOUNT} on every worker"},
@@ -336,7 +333,13 @@ FLAGS = {
 
 def main() -> int:
     return run_verb(
-        "launch/tpu.py", __doc__, VERBS, FLAGS, "of the queued resource", launching=("run", "train")
+        "launch/tpu.py",
+        __doc__,
+        VERBS,
+        FLAGS,
+        "of the queued resource",
+        launching=("run", "train"),
+        passing=("create",),
     )
 
 

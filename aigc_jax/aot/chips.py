@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """Published figures of one TPU chip.
+    """Published figures of what JAX shows as one TPU device: a chip, or half a chip of tpu7x.
 
     Attributes:
         bfloat16: peak FLOP/s.
@@ -29,13 +29,16 @@ GiB = 2**30
 # https://cloud.google.com/tpu/docs/v4 (and v5e, v5p, v6e). Interconnect: the same pages (v5e 400,
 # v5p 1200, v6e 800 GB/s in both directions); v4: six links of 50 GB/s, Jouppi et al. 2023, table 4.
 # Data-centre network: the same pages, for a pod of 256 chips 6.4 (v5e) and 25.6 Tbit/s (v6e), for a
-# chip 50 Gbit/s (v5p).
+# chip 50 Gbit/s (v5p). A chip of tpu7x is two devices, each with half of its 2307 TFLOP/s, 192 GiB,
+# 7380 GB/s, 1200 GB/s in both directions and 100 Gbit/s: https://cloud.google.com/tpu/docs/tpu7x
 CHIPS = {
     "v4": Chip(275e12, 32 * GiB, 1200e9, 300e9, 6, None),
     "v5e": Chip(197e12, 16 * GiB, 819e9, 200e9, 4, 3.125e9),
     "v5p": Chip(459e12, 95 * GiB, 2765e9, 600e9, 6, 6.25e9),
     "v6e": Chip(918e12, 32 * GiB, 1638e9, 400e9, 4, 12.5e9),
+    "tpu7x": Chip(1153.5e12, 96 * GiB, 3690e9, 300e9, 6, 6.25e9),
 }
+HALF_CHIPS = ("tpu7x",)  # kinds whose devices are half a chip each
 
 # Dense peaks by `device.device_kind` and dtype. float32 is what a float32 matmul gets at JAX's
 # default precision: one bfloat16 pass on a TPU, TF32 on a GPU.
@@ -51,6 +54,7 @@ _PEAKS = {
     "TPU v5p": (CHIPS["v5p"].bfloat16,) * 2,
     "TPU v6 lite": (CHIPS["v6e"].bfloat16,) * 2,
     "TPU v6e": (CHIPS["v6e"].bfloat16,) * 2,
+    "TPU7x": (CHIPS["tpu7x"].bfloat16,) * 2,
     # https://www.nvidia.com/en-us/data-center/a100/
     "NVIDIA A100-SXM4-40GB": (312e12, 156e12),
     "NVIDIA A100-SXM4-80GB": (312e12, 156e12),

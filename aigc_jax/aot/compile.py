@@ -17,8 +17,10 @@ import jaxlib
 import numpy as np
 
 from aigc_jax.aot import flops, hlo, topology
+from aigc_jax.aot.chips import HALF_CHIPS
 from aigc_jax.aot.executable import save as save_executable
 from aigc_jax.aot.executable import uncached
+from aigc_jax.aot.explain import explain
 from aigc_jax.aot.programs import PROGRAMS
 from aigc_jax.aot.roofline import roofline
 from aigc_jax.aot.topology import Topology
@@ -42,6 +44,7 @@ def compile(
     find_batch: bool = False,
     out: str = "",
     save: str = "",
+    explained: bool = False,
 ) -> dict[str, Any]:
     """Compiles one program for a topology and tells what each chip holds and does.
 
@@ -54,6 +57,7 @@ def compile(
         find_batch: look for the largest batch size that fits, and report on that.
         out: a file to write the report to, without its ending.
         save: a file to write the compiled step to, for `train`.
+        explained: say what each figure means.
 
     Raises:
         UserError: the topology is unknown, libtpu is missing, `out` or `save` cannot be written, or
@@ -68,11 +72,13 @@ def compile(
     else:
         report = compile_for(config, target, what, executable)
     echo(table(report))
+    for line in explain(report) if explained else ():
+        echo(f"  {line}")
     if path:
         write_json(path, report)
     if (check or save) and not report["fits"]:
         raise UserError(
-            f"{name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
+            f"{target.name}: {what} {fitting(report)}; use a smaller batch, more chips, or "
             "config.parallel.fsdp"
         )
     return report
@@ -292,10 +298,11 @@ def describe_state(state: Any, num: int = 8) -> dict[str, Any]:
 
 def table(report: dict[str, Any]) -> str:
     """The report for a person."""
+    half = "half " if report["topology"].split(":")[0] in HALF_CHIPS else ""
     head = (
         f"{report['what']} on {report['topology']}"
         f"{' x ' + str(report['slices']) + ' slices' if report['slices'] > 1 else ''}: "
-        f"{report['chips']} chips, {report['parameters']:,} parameters, "
+        f"{report['chips']} {half}chips, {report['parameters']:,} parameters, "
         f"batch {report['batch_size']}"
     )
     if "bytes_per_chip" not in report:

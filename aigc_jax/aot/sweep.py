@@ -34,8 +34,9 @@ def sweep(config: Config, name: str, *, out: str = "") -> dict[str, Any]:
         UserError: no point can be compiled, or `out` cannot be written.
     """
     paths = [out_path(out, ending) for ending in (".json", ".png")] if out else []
-    base = len(topology.describe(name).devices)
-    kind = name.split(":")[0]
+    target = topology.describe(name)
+    base = topology.chips(target.name.split(":")[1])
+    kind = target.name.split(":")[0]
     points, compiled = [], {}
     shapes = [(scaling, s) for scaling in ("weak", "strong") for s in topology.SHAPES[kind]]
     for scaling, shape in tqdm(shapes, unit="slice", disable=not sys.stderr.isatty()):
@@ -49,7 +50,7 @@ def sweep(config: Config, name: str, *, out: str = "") -> dict[str, Any]:
     usable = [point for point in points if "flops_per_chip" in point]
     if not usable:
         raise UserError(f"no slice of {kind} can be compiled for: {points[0]['error']}")
-    result = {"topology": name, "batch_size": config.data.batch_size, "points": points}
+    result = {"topology": target.name, "batch_size": config.data.batch_size, "points": points}
     if out:
         write_json(paths[0], result)
         plot(usable, f"{kind}, batch {config.data.batch_size} on {base} chips", paths[1])

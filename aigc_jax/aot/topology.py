@@ -6,12 +6,20 @@ import os
 import re
 from typing import NamedTuple
 
+from aigc_jax.aot import slices as table
 from aigc_jax.aot.chips import CHIPS, Chip
-from aigc_jax.errors import UserError, first_line, nearest
+from aigc_jax.errors import UserError, first_line
 
-_FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
-_CUBIC = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
-SHAPES = {"v4": _CUBIC, "v5e": _FLAT, "v5p": _CUBIC, "v6e": _FLAT}  # of 4 to 256 chips
+HOSTS = {1: (1, 1, 1), 4: (2, 2, 1), 8: (2, 4, 1)}  # how the chips of one machine lie
+_GPUS = r"(nvidia-)?(a10|a100|h100|h200|b200|b300|gb\d+|l4|l40s|t4|v100|mi\d+x?)\b"
+
+
+def _doubling(kind: str) -> tuple[str, ...]:
+    shapes = {math.prod(shape): shape for shape in reversed(table.shapes(kind))}
+    return tuple("x".join(map(str, shapes[2**n])) for n in range(2, 9) if 2**n in shapes)
+
+
+SHAPES = {kind: _doubling(kind) for kind in CHIPS}  # of 4 to 256 chips
 
 
 def chips(shape: str) -> int:
@@ -23,10 +31,11 @@ class Topology(NamedTuple):
     """A slice, or several equal ones.
 
     Attributes:
-        name: as it was given, e.g. `v5e:4x4`.
+        name: kind and shape, e.g. `v5e:4x4`, however it was spelled.
         slices: how many, joined by the data-centre network.
-        devices: abstract, one per chip, slice after slice.
-        chip: the published figures.
+        devices: abstract, slice after slice: one for each chip, or two where JAX shows a chip as
+            two devices (tpu7x).
+        chip: the published figures of one device.
     """
 
     name: str
@@ -36,18 +45,28 @@ class Topology(NamedTuple):
 
 
 def describe(name: str, slices: int = 1) -> Topology:
-    """The abstract devices of `KIND:SHAPE`.
+    """The abstract devices of a slice, by any of its spellings (`aigc_jax.aot.slices.parse`).
+
+    The table decides what exists, not libtpu: it describes every shape, as far as it was asked
+    (tests/golden/tpu_shapes.json), and on some that nobody can rent, like v5e:32x32, it ends the
+    process when it compiles.
 
     Raises:
-        UserError: the name is unknown, libtpu is missing, or libtpu refuses the shape.
+        UserError: there is no such slice, libtpu is missing, or libtpu refuses the shape.
     """
-    match = re.fullmatch(r"(\w+):\d+(x\d+){1,2}", name)
-    if not match or match[1] not in CHIPS:
-        kind = name.split(":")[0]
-        hint = "" if kind in CHIPS else nearest(kind, CHIPS)
+    if re.match(_GPUS, name, re.IGNORECASE):
         raise UserError(
-            f'unknown topology "{name}"{hint}; write KIND:SHAPE with the kind one of '
-            f"{', '.join(CHIPS)}, e.g. v5e:4x4, v6e:16x16 or v5p:4x4x4"
+            f"{name}: nothing is compiled for GPUs that are not here, only for TPUs, e.g. v5e:4x4; "
+            "on the GPU itself, `aigc bench` measures"
+        )
+    try:
+        wanted = table.parse(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if wanted.kind not in CHIPS:
+        raise UserError(
+            f"{wanted.name}: nothing is compiled for {wanted.kind} here; there are "
+            f"{', '.join(CHIPS)}"
         )
     if slices < 1:
         raise UserError(f"--slices={slices}: a pod has at least one slice")
@@ -65,12 +84,17 @@ def describe(name: str, slices: int = 1) -> Topology:
     several = {"num_slices": slices} if slices > 1 else {}
     try:
         description = topologies.get_topology_desc(
-            platform="tpu", topology_name=name, chips_per_host_bounds=(2, 2, 1), **several
+            platform="tpu",
+            topology_name=wanted.name,
+            chips_per_host_bounds=HOSTS[wanted.host],
+            **several,
         )
     except Exception as error:
-        raise UserError(f"{name}: libtpu knows no such slice: {first_line(error)}") from None
-    places = {}
-    for device in description.devices:  # a v4 chip shows its two cores
-        place = (getattr(device, "slice_index", 0), *device.coords)
-        places.setdefault(place, device)
-    return Topology(name, slices, list(places.values()), CHIPS[match[1]])
+        raise UserError(f"{wanted.name}: libtpu knows no such slice: {first_line(error)}") from None
+    devices = list(description.devices)
+    if wanted.kind == "v4":  # libtpu lists its two cores, a run has one device for both
+        places = {}
+        for device in devices:
+            places.setdefault((getattr(device, "slice_index", 0), *device.coords), device)
+        devices = list(places.values())
+    return Topology(wanted.name, slices, devices, CHIPS[wanted.kind])

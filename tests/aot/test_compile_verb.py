@@ -19,7 +19,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:4", "pod"])
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e", "pod"])
 def test_unknown_topology_is_refused_and_the_known_kinds_are_listed(name):
     with pytest.raises(UserError, match=rf'unknown topology "{name}".*v4, v5e, v5p, v6e'):
         topology.describe(name)

@@ -3,6 +3,7 @@
 `pytest tests/launch --renew-goldens` rewrites tests/launch/golden.
 """
 
+import importlib
 import json
 import os
 import re
@@ -13,6 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from aigc_jax.aot import slices
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,6 +44,11 @@ CASES = {
         f"tpu.py create dcgan --type=v5litepod-256 {TPU}",
         f"tpu.py create dcgan --type=v6e-256 --slices=4 --spot --project=my-project {TPU}",
         f"tpu.py create dcgan --type=v4-32 --runtime-version=v2-alpha-tpuv4 {TPU}",
+        f"tpu.py create dcgan --type=v5e:4x4 --reserved --valid-until=6h --network=net "
+        f"--subnetwork=sub --internal-ips --service-account=a@b.iam.gserviceaccount.com {TPU} "
+        "-- --labels=team=vision",
+        "tpu.py create dcgan --type=v5p:4x4x16 --valid-until=2027-01-31T12:00:00Z "
+        "--zone=us-central1-ai1a --dry-run",
     ],
     "tpu_run.txt": [
         f"tpu.py wait dcgan {TPU}",
@@ -53,6 +61,8 @@ CASES = {
     ],
     "tpu_train.txt": [
         f"tpu.py train dcgan --type=v5p-128 --bucket=my-bucket --spot {TPU} {WORDS}",
+        f"tpu.py train mine --type=v6e-8 --bucket=my-bucket --env=SEED=1 --gcloud=--tags=a "
+        f"--tunnel-through-iap {TPU} -- python my_train.py",
     ],
     "gke.txt": [
         "gke.py create dcgan --topology=v5e:16x16 --slices=2 --spot --project=my-project "
@@ -61,10 +71,24 @@ CASES = {
         "gke.py status dcgan --dry-run",
         "gke.py stop dcgan --dry-run",
         "gke.py delete dcgan --slices=2 --cluster=pods --location=us-west4 --dry-run",
+        "gke.py create one --topology=v5litepod-4 --cluster=pods --location=us-west4 "
+        "--zone=us-south1-ai1b --internal-ips --node-account=a@b.iam.gserviceaccount.com --dry-run "
+        "-- --node-labels=team=vision",
+        "gke.py create seven --topology=tpu7x:4x4x4 --reservation=r --project=my-project "
+        "--cluster=pods --location=us-central1 --zone=us-central1-a --dry-run",
+        "gke.py delete seven --policy-region=us-central1 --project=my-project --cluster=pods "
+        "--location=us-central1 --dry-run",
+        "gke.py create waiting --topology=v6e-16 --flex-start --queued --cluster=pods "
+        "--location=us-east5 --zone=us-east5-a --dry-run",
     ],
     "gke_jobset.yaml": [
         "gke.py run dcgan --topology=v5e:16x16 --slices=2 --image=us-docker.pkg.dev/p/r/aigc:tpu "
         f"--bucket=my-bucket --dry-run {WORDS}",
+    ],
+    "gke_one_machine.yaml": [
+        "gke.py run mine --topology=ct6e-standard-8t --image=i --pvc=claim --queue=team "
+        "--service-account=me --env=SEED=$1 --node-selector=pool=a --spot --dry-run "
+        "-- python my_train.py",
     ],
     "slurm.txt": [
         "slurm.py logs dcgan --follow --dry-run",
@@ -131,8 +155,16 @@ def test_dry_run_prints_the_reviewed_commands(golden, renew):
         ("tpu.py status a --zone='us-west4-a;id'", "is not a zone"),
         ("tpu.py status a --zone=us-west4-a --project='p$(id)x'", "is not a project"),
         ("tpu.py setup a --zone=us-west4-a --bucket=gs://b", "without gs://"),
-        ("tpu.py create a --zone=us-west4-a --type='v4-8 --spot'", "is not an accelerator type"),
+        ("tpu.py create a --zone=us-west4-a --type='v4-8 --spot'", "unknown topology"),
         ("tpu.py create a --zone=us-west4-a --type=v9-8", "--runtime-version"),
+        ("tpu.py create a --zone=us-west4-a --type=tpu7x-8", "launch/gke.py"),
+        ("tpu.py create a --zone=us-west4-a --type=v5e-16", 'did you mean "v5litepod-16"?'),
+        ("tpu.py create a --zone=us-west4-a --type=v5litepod-7", "v5litepod-8"),
+        ("tpu.py create a --zone=us-west4-a --type=v4-12", "v4-16"),
+        ("tpu.py create a --zone=us-west4-a --type=v5p:1x1x1", "smallest v5p"),
+        ("tpu.py create a --zone=us-west4-a --type=v4-8 --spot --reserved", "do not go together"),
+        ("tpu.py create a --zone=us-west4-a --type=v4-8 -- aigc train", "is none"),
+        ("tpu.py create a --zone=us-west4-a --type=v4-8 --valid-until=soon", "like 6h"),
         ("tpu.py create a --zone=us-west4-a --type=v4-8 --slices=0", "whole number from 1"),
         ("tpu.py run a --zone=us-west4-a --port=80 -- aigc", "1024"),
         ("tpu.py run a --zone=us-west4-a", "the command is missing"),
@@ -146,8 +178,22 @@ def test_dry_run_prints_the_reviewed_commands(golden, renew):
         ),
         *(
             (f"gke.py create a --topology={bad} --cluster=c --location=us-west4", say)
-            for bad, say in (("v5e:16", "2 dimensions"), ("v5e:1x1", "four"), ("v3:2x2", "16x16"))
+            for bad, say in (
+                ("v5e:16", "after the colon"),
+                ("v5e:3x4", "nearest: v5e:2x2"),
+                ("v4:4x4", "3 dimensions"),
+            )
         ),
+        *(
+            (f"gke.py create a --topology={bad} --cluster=c --location=l-x1 --zone=l-x1-a", say)
+            for bad, say in (
+                ("v4:1x1x1", "no machine"),
+                ("v3:2x2", "no machine"),
+                ("v5e:2x2 --slices=2", "single machine"),
+                ("v5e:4x4 --spot --flex-start", "write one"),
+            )
+        ),
+        ("gke.py run a --topology=v5e:4x4 --image=i -- python t.py", "one of --bucket and --pvc"),
         ("slurm.py run a --gpus=1 --time=1h -- aigc", "24:00:00"),
         ("slurm.py run a --gpus=1 --time=1:00:00 '--sbatch=--mem=1;id' -- aigc", "--mem=64G"),
     ],
@@ -177,6 +223,17 @@ def test_words_survive_both_shells_on_the_way_to_a_tpu(tmp_path):
     words = shell(remote, tmp_path, "python3")
     assert words[words.index("--") + 1 :] == ["aigc", *NASTY]
     assert not (tmp_path / "pwned").exists()
+
+
+def test_new_zones_and_every_spelling_of_a_slice_are_taken():
+    for spelling in ("v5litepod-16", "v5e:4x4", "ct5lp-hightpu-4t:4x4", "tpu-v5-lite-podslice:4x4"):
+        flags = "--zone=us-south1-ai1b --dry-run"
+        text = printed(f"tpu.py create a --type={spelling} {flags}")
+        assert "--accelerator-type=v5litepod-16 " in text
+        assert "--zone=us-south1-ai1b" in text
+        text = printed(f"gke.py create a --topology={spelling} --cluster=c --location=l-x1 {flags}")
+        assert "--machine-type=ct5lp-hightpu-4t " in text
+        assert "--tpu-topology=4x4 " in text
 
 
 def test_words_and_place_survive_the_way_into_a_pod(tmp_path):
@@ -257,6 +314,67 @@ def test_a_batch_job_that_ends_on_time_is_not_queued_again(slurm):
     done = batch(slurm, "bash", "-c", SAVES.replace("143", "0"), signal="USR1")
     assert done.returncode == 0
     assert not (slurm / "requeued").exists()
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs sbatch (slurm-client)")
+def test_sbatch_takes_every_option(tmp_path):
+    """sbatch reads the options first, and misses the controller afterwards."""
+    (tmp_path / "slurm.conf").write_text(
+        "ClusterName=c\nSlurmctldHost=localhost\nAuthType=auth/none\nGresTypes=gpu\n"
+        "NodeName=localhost\nPartitionName=gpu Nodes=localhost\nMessageTimeout=1\n"
+    )
+    variables = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
+    bad = tmp_path / "bad.sbatch"
+    bad.write_text((GOLDEN / "slurm_per_gpu.sbatch").read_text().replace("B:USR1@", "B:USR9@"))
+    said = {
+        path.name: subprocess.run(
+            ["sbatch", "--test-only", path],
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
+        for path in (*sorted(GOLDEN.glob("*.sbatch")), bad)
+    }
+    assert "Invalid --signal" in said.pop("bad.sbatch")
+    assert len(said) == 2
+    for text in said.values():
+        assert text.startswith("allocation failure: Unable to contact slurm controller"), text
+
+
+def test_a_host_of_a_ray_cluster_takes_the_number_that_libtpu_knows(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "launch")
+    place = importlib.import_module("ray_hosts").place
+    addresses = ["10.0.0.7", "10.0.0.8"]
+    assert place(1, addresses, 8482, {}) == {
+        "JAX_COORDINATOR_ADDRESS": "10.0.0.7:8482",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+    }
+    gke = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "0"}
+    found = place(1, addresses, 8482, gke)
+    assert (found["JAX_COORDINATOR_ADDRESS"], found["JAX_PROCESS_ID"]) == ("a:8482", "0")
+    # another number of machines: that numbering is of something else
+    assert place(1, addresses, 8482, {**gke, "TPU_WORKER_HOSTNAMES": "a"})["JAX_PROCESS_ID"] == "1"
+
+
+def test_the_recipes_say_how_many_machines_a_slice_has():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((REPOSITORY / "launch" / "kuberay.yaml").read_text())["spec"]
+    group = job["rayClusterSpec"]["workerGroupSpecs"][0]
+    pod = group["template"]["spec"]
+    labels = pod["nodeSelector"]
+    found = slices.parse(
+        f"{labels['cloud.google.com/gke-tpu-accelerator']}:"
+        f"{labels['cloud.google.com/gke-tpu-topology']}"
+    )
+    limits = pod["containers"][0]["resources"]["limits"]
+    assert (group["numOfHosts"], int(limits["google.com/tpu"])) == (found.hosts, found.host)
+    assert f"--hosts={found.hosts} --resource=TPU={found.host} --" in job["entrypoint"]
+    assert subprocess.run(["bash", "-n", REPOSITORY / "launch" / "xpk.sh"]).returncode == 0
+    for name in ("skypilot", "skypilot_tpu"):
+        task = yaml.safe_load((REPOSITORY / "launch" / f"{name}.yaml").read_text())
+        assert subprocess.run(["bash", "-n", "-c", task["setup"] + task["run"]]).returncode == 0
 
 
 def taught(program: str) -> list[str]:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 LOCAL = str(Path(__file__).resolve().parents[2] / "launch" / "local.py")
 ME = "import os, sys, time; me = int(os.environ['JAX_PROCESS_ID']); "
 
@@ -78,3 +80,51 @@ def test_a_command_that_is_not_there_is_said_in_a_line():
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "error: there is no command 'no-such-command' here\n"
+
+
+TRAINS = (
+    ME + "import json, pathlib, signal; w = pathlib.Path({workdir!r}); step = 0\n"
+    "def save(*_):\n"
+    "    (w / 'checkpoints' / str(step)).mkdir(parents=True, exist_ok=True); sys.exit(143)\n"
+    "signal.signal(15, save); signal.signal(2, signal.SIG_IGN)\n"
+    "while True:\n"
+    "    step += 1; print(f'step {{step}}/99: loss 1', flush=True)\n"
+    "    me == 0 and open(w / 'metrics.jsonl', 'a').write(json.dumps(dict(step=step)) + '\\n')\n"
+    "    step == 2 and (w / 'checkpoints' / '2').mkdir(parents=True, exist_ok=True)\n"
+    "    time.sleep(0.05)"
+)
+
+
+def drilled(workdir: Path, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", TRAINS.format(workdir=str(workdir)), f"--workdir={workdir}"]
+    argv = [sys.executable, LOCAL, "drill", "--after=1", *flags, "--", *command]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("to", ["all", "launcher"])
+def test_a_drill_of_a_run_that_saves_says_that_nothing_is_lost(tmp_path, to):
+    done = drilled(tmp_path, f"--to={to}")
+    assert done.returncode == 0, done.stderr
+    assert f"drill: SIGTERM to {to}\n" in done.stderr
+    assert "drill: exit codes 143, 143, " in done.stderr
+    assert "drill: lost: nothing" in done.stderr
+
+
+def test_a_drill_of_machines_that_vanish_says_what_is_lost(tmp_path):
+    done = drilled(tmp_path, "--signal=KILL")
+    assert done.returncode == 1
+    assert "drill: exit codes 137, 137, " in done.stderr
+    assert re.search(r"lost: steps 3 to \d+, logged after the checkpoint of step 2\n", done.stderr)
+
+
+def test_who_ignores_the_signal_is_killed_after_the_grace(tmp_path):
+    done = drilled(tmp_path, "--signal=INT", "--grace=1")  # the child's own SIGINT: not obeyed
+    assert "drill: exit codes 137, 137, " in done.stderr
+
+
+def test_a_drill_needs_a_work_directory_and_a_process_that_is_there():
+    for flags, says in (([], "--workdir"), (["--to=2", "x", "--workdir=w"], "0 to 1")):
+        argv = [sys.executable, LOCAL, "drill", *flags[:1], "--", *(flags[1:] or ["x"])]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert says in done.stderr

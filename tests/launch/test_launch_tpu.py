@@ -204,6 +204,9 @@ def cloud(metadata, tmp_path):
     """Calls launch/tpu.py of a small repository in an empty cloud: `cloud(*words)`."""
     here = tmp_path / "laptop"
     shutil.copytree(REPOSITORY / "launch", here / "launch")
+    for name in ("__init__.py", "aot/__init__.py", "aot/slices.py"):
+        (here / "aigc_jax" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / "aigc_jax" / name, here / "aigc_jax" / name)
     git = ["git", "-C", str(here), "-c", "user.name=T", "-c", "user.email=t@example.com"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "The launchers"]):
         subprocess.run([*git, *words], check=True)
