@@ -206,6 +206,13 @@ def compare(flags, _, words) -> dict[str, Any]:
     return compare(words, path, flags.metric)
 
 
+def convert(flags, config, _) -> dict[str, Any]:
+    with _joined(flags, config) if config is not None else contextlib.nullcontext(_quiet()):
+        from aigc_jax.convert import convert
+
+        return convert(flags, config)
+
+
 VERBS = {
     "train": Verb(
         "train a model, or go on with a run that stopped",
@@ -269,6 +276,19 @@ VERBS = {
         ),
         "aigc generate --workdir=runs/dcgan --num=25 --seed=1",
         generate,
+    ),
+    "convert": Verb(
+        "make a run of a Hugging Face model, or write a run as one",
+        (
+            Flag("from", str, "", "directory of a Hugging Face model, or its name on the hub"),
+            Flag("workdir", str, "", "directory of the run, a new one with --from"),
+            Flag("out", str, "", "directory to write the run's model to"),
+            Flag("scan_layers", bool, False, "with --from: blocks in one loop, stacked parameters"),
+            BEST,
+            *PROCESSES,
+        ),
+        "aigc convert --from=gpt2 --workdir=runs/gpt2",
+        convert,
     ),
     "data": Verb(
         "`data list` shows every source; `data prepare NAME` downloads or builds one",
