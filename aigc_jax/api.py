@@ -1,6 +1,6 @@
 """The door for Python: a run in a work directory as an object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
+from aigc_jax.generate.options import make as make_options
 from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.files import read_json, read_lines
-from aigc_jax.sample import gather, sample_chunks
+from aigc_jax.sample import check_labels, gather, sample_chunks
 from aigc_jax.tasks.task import Settings, TrainState
+from aigc_jax.texts import Texts
 
 
 class Run:
@@ -61,28 +63,47 @@ class Run:
         *,
         kind: str = "samples",
         seed: int = 0,
-        prompt: str = "",
-        max_new_tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        prompt: str | Sequence[str] = "",
         labels: Sequence[int] = (),
+        **options: Any,
     ) -> dict[str, Any]:
         """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, `{"point": [num, 2]}` or
-        `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
-        arguments are those of `aigc generate`."""
+        `{"tokens": [num, length], "text": list of str, "lengths": [num], ...}` (`texts.Texts`); of
+        a model with classes `label` too.
+
+        Args:
+            num, kind, seed, labels: those of `aigc generate`.
+            prompt: a text to go on from, or several.
+            options: of texts, and without effect on others: `max_new_tokens`, `temperature`,
+                `num_beams`, ...; see `generate.options.Options`.
+        """
         experiment = self.experiment
-        if kind == "reconstructions":
-            experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
-        text = {} if tokenizer is None else dict(temperature=temperature, top_k=top_k, top_p=top_p)
-        make, _ = sample_chunks(
-            experiment, Settings(kind, max_new_tokens), num, seed, prompt, text, labels
-        )
-        samples: dict[str, Any] = gather(make(self.inference))
-        if tokenizer is not None:
-            samples["text"] = [tokenizer.decode(tokens) for tokens in samples["tokens"]]
+        if tokenizer is None:
+            make_options(options, 2**31)
+            if kind == "reconstructions":
+                experiment = experiment_of(self.config, self.workdir, with_data=True)
+            make, _ = sample_chunks(experiment, Settings(kind), num, seed, labels=labels)
+            return gather(make(self.inference))
+        check_labels(experiment, labels)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [p for p in prompts if p]
+        texts = Texts(experiment, self.workdir, options, prompts, num, kind=kind)
+        samples: dict[str, Any] = gather(texts(self.inference, seed))
+        samples["text"] = [
+            tokenizer.decode(tokens[:end])
+            for tokens, end in zip(samples["tokens"], samples.pop("end"))
+        ]
+        del samples["begin"]
         return samples
+
+    def stream(self, prompt: str = "", *, seed: int = 0, **options: Any) -> Iterator[str]:
+        """The text that `generate` would make of one prompt, piece by piece as it is drawn."""
+        if self.experiment.data.tokenizer is None:
+            raise UserError(f"this run makes images ({self.experiment.data.name}), no text")
+        prompts = [prompt] if prompt else []
+        texts = Texts(self.experiment, self.workdir, options, prompts, stream=True)
+        return texts.stream(self.inference, seed)
 
     def evaluate(self) -> dict[str, float]:
         """The values of all evaluations of the config, as `EVALUATION/METRIC`."""

@@ -23,7 +23,7 @@ FLOORS = (
     ("experiment",),
     ("resume",),
     ("aot",),
-    ("sample", "evaluate", "bench", "convert"),
+    ("sample", "texts", "evaluate", "bench", "convert"),
     ("train",),
     ("config_files", "rows"),
     ("reproduce", "compare"),

@@ -97,7 +97,7 @@ def stored_config(model: GPT, came: Mapping[str, Any]) -> dict[str, Any]:
             f"as many as num_heads={model.num_heads}"
         )
     if came.get("resid_pdrop") == model.dropout:
-        rates = {key: came.get(key, model.dropout) for key in DROPOUTS}
+        rates: dict[str, Any] = {key: came.get(key, model.dropout) for key in DROPOUTS}
     else:
         rates = dict.fromkeys(DROPOUTS, model.dropout)
     activations = {ours: theirs for theirs, ours in reversed(MLPS.items())}
@@ -127,11 +127,11 @@ def stored_config(model: GPT, came: Mapping[str, Any]) -> dict[str, Any]:
 def places(model: GPT) -> dict[str, Place]:
     """Every tensor of a model, by its name in a file (without `PREFIX`)."""
     embed, hidden = model.embed_dim, _mlp_dim(model)
-    found = {
+    found: dict[str, Place] = {
         "wte.weight": same("token_embedding", model.vocab_size, embed),
         "wpe.weight": same("position_embedding", model.block_size, embed),
-        **_norm("ln_f", "final_norm", embed),
     }
+    found |= _norm("ln_f", "final_norm", embed)
     for i in range(model.num_layers):
         theirs, ours = f"h.{i}", f"blocks_{i}"
         found |= {
@@ -168,14 +168,14 @@ def check_tied(tensors: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def _dense(theirs, ours, inputs, outputs):
+def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place]:
     return {
         f"{theirs}.weight": same(f"{ours}/kernel", inputs, outputs),
         f"{theirs}.bias": same(f"{ours}/bias", outputs),
     }
 
 
-def _norm(theirs, ours, size):
+def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
     return {
         f"{theirs}.weight": same(f"{ours}/scale", size),
         f"{theirs}.bias": same(f"{ours}/bias", size),

@@ -8,7 +8,12 @@ from aigc_jax.models.layers import Dropout
 from aigc_jax.models.transformer.cache import KVCache, write
 from aigc_jax.models.transformer.norms import norm
 from aigc_jax.models.transformer.projections import StackedDense, TensorParallelDense, check_heads
-from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
+from aigc_jax.ops.attention import (
+    cached_attention,
+    causal_attention,
+    splash_applies,
+    splash_attention,
+)
 from aigc_jax.ops.layout import shard_batch
 from aigc_jax.ops.rope import rotate
 
@@ -69,11 +74,12 @@ class Block(nn.Module):
             query, key = (rotate(part, position, self.rope_base) for part in (query, key))
         if cache is not None:
             cache = write(cache, key, value, position)
-            key, value = cache
         check_heads(self.num_heads)
         check_heads(self.num_kv_heads, "num_kv_heads")
         drops = ids is not None and self.dropout > 0.0
-        if self.attention == "auto" and cache is None and not drops and splash_applies(query):
+        if cache is not None:
+            h = cached_attention(query, cache.keys, cache.values, position, self.window)
+        elif self.attention == "auto" and not drops and splash_applies(query):
             h = splash_attention(query, key, value, window=self.window)
         else:
             dropout = Dropout(self.dropout, name="attention_dropout")
