@@ -130,6 +130,8 @@ def contend(args) -> None:
 def ours(args):
     import jax
 
+    # A pool as small as the number of devices can deadlock, see `parallel.processes.cpu_devices`.
+    os.environ.setdefault("NPROC", str(4 * len(os.sched_getaffinity(0))))
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     import numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
