@@ -47,6 +47,13 @@ PROCESSES = (
 )
 
 
+# What says how tokens are drawn has no default here: with beams it is to be left out.
+ASKED = tuple(
+    Flag(name, type(key.default), None if name in keys.DRAWING else key.default, *key[1:])
+    for name, key in keys.GENERATE.items()
+)
+
+
 class Verb(NamedTuple):
     """A verb: what it does in a line, its flags, an example, and the function."""
 
@@ -96,7 +103,8 @@ def generate(flags, config, _) -> dict[str, Any]:
             num=flags.num,
             seed=flags.seed,
             prompt=flags.prompt,
-            text={name: flags[name] for name in ("temperature", "top_k", "top_p")},
+            prompts=expand("prompts", flags.prompts) if flags.prompts else None,
+            text=command_line.text_options(flags),
             overwrite=flags.overwrite,
             best=flags.best,
             labels=_numbers("labels", flags.labels),
@@ -279,6 +287,13 @@ def metrics(flags, _, words) -> dict[str, Any]:
     )
 
 
+def convert(flags, config, _) -> dict[str, Any]:
+    with _joined(flags, config) if config is not None else contextlib.nullcontext(_quiet()):
+        from aigc_jax.convert import convert
+
+        return convert(flags, config)
+
+
 VERBS = {
     "train": Verb(
         "train a model, or go on with a run that stopped",
@@ -309,8 +324,23 @@ VERBS = {
         (
             CONFIG,
             OF_RUN,
-            *(Flag(name, type(key.default), *key) for name, key in keys.GENERATE.items()),
+            *ASKED,
             Flag("labels", str, "", "of a model with classes: those to make, 3 or 0,3,7"),
+            Flag("prompts", str, "", "text: file of prompts, one a line"),
+            Flag("min_new_tokens", int, None, "text: no end token before so many"),
+            Flag("do_sample", bool, None, "text: false takes the likeliest token every time"),
+            Flag("min_p", float, None, "text: ... at least this share of the likeliest one's"),
+            Flag("repetition_penalty", float, None, "text: above 1, fewer tokens come again"),
+            Flag("no_repeat_ngram_size", int, None, "text: no so many tokens come twice"),
+            Flag("bad_words_ids", str, None, "text: tokens that do not come, [[1,2],[3]]"),
+            Flag("num_beams", int, None, "text: of beam search"),
+            Flag("length_penalty", float, None, "text: of beams; above 0 long ones gain"),
+            Flag("early_stopping", str, None, "text: of beams: true, false or never"),
+            Flag("num_return_sequences", int, None, "text: for each prompt"),
+            Flag("eos_token_id", str, None, "text: token that ends it, or several: 3,8"),
+            Flag("stop_strings", str, None, 'text: what ends it, a text or ["a", "b"]'),
+            Flag("prompt_lookup_num_tokens", int, None, "text: guess so many tokens at once"),
+            Flag("log_probs", bool, None, "text: with --npz, those of the tokens, too"),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),
             Flag("npz", str, "", "file for all samples as arrays, too"),
@@ -347,6 +377,19 @@ VERBS = {
         ),
         "aigc export --workdir=runs/dcgan --out=dcgan.safetensors",
         export,
+    ),
+    "convert": Verb(
+        "make a run of a Hugging Face model, or write a run as one",
+        (
+            Flag("from", str, "", "directory of a Hugging Face model, or its name on the hub"),
+            Flag("workdir", str, "", "directory of the run, a new one with --from"),
+            Flag("out", str, "", "directory to write the run's model to"),
+            Flag("scan_layers", bool, False, "with --from: blocks in one loop, stacked parameters"),
+            BEST,
+            *PROCESSES,
+        ),
+        "aigc convert --from=gpt2 --workdir=runs/gpt2",
+        convert,
     ),
     "data": Verb(
         "`data list` shows every source; `data prepare NAME [TOKENIZER [DOCUMENTS]]` downloads or "

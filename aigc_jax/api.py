@@ -1,21 +1,31 @@
 """The door for Python: a run in a work directory as an object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from aigc_jax import keys, tasks
 from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
+from aigc_jax.generate.options import make as make_options
 from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.files import read_json, read_lines
-from aigc_jax.sample import FROM_DATA, gather, sample_chunks
+from aigc_jax.sample import (
+    FROM_DATA,
+    check_labels,
+    drawing,
+    gather,
+    sample_chunks,
+    writes_texts,
+)
 from aigc_jax.tasks.task import Settings, TrainState
+from aigc_jax.texts import Texts
 
 
 class Run:
@@ -61,42 +71,69 @@ class Run:
         *,
         kind: str = "samples",
         seed: int = 0,
-        prompt: str = "",
-        max_new_tokens: int = 500,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 1.0,
+        prompt: str | Sequence[str] = "",
         labels: Sequence[int] = (),
+        **options: Any,
     ) -> dict[str, Any]:
         """Samples: `{"image": [num, height, width, channels] in [0, 1]}`, `{"point": [num, 2]}` or
-        `{"tokens": [num, length], "text": list of str}`; of a model with classes `label` too. The
-        arguments are those of `aigc generate`.
+        `{"tokens": [num, length], "text": list of str, "lengths": [num], ...}` (`texts.Texts`); of
+        a model with classes `label` too.
+
+        Args:
+            num, kind, seed, labels: those of `aigc generate`.
+            prompt: a text to go on from, or several.
+            options: of texts, and without effect on others: `max_new_tokens`, `temperature`,
+                `num_beams`, ...; see `generate.options.Options`.
 
         Raises:
-            UserError: an argument is out of its range (`keys.GENERATE`), or is not for this run.
+            UserError: an argument is out of its range, or is not for this run.
         """
-        keys.check_asked(kind=kind, num=num, seed=seed, prompt=prompt)
-        keys.check_asked(max_new_tokens=max_new_tokens)
-        keys.check_asked(temperature=temperature, top_k=top_k, top_p=top_p)
-        num, seed, max_new_tokens = int(num), int(seed), int(max_new_tokens)  # of NumPy's, too
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        for one in prompts or [""]:
+            keys.check_asked(kind=kind, num=num, seed=seed, prompt=one)
+        num, seed = int(num), int(seed)  # of NumPy's, too
+        options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
+        prompts = [p for p in prompts if p]
         experiment = self.experiment
-        if prompt and experiment.data.tokenizer is None:
-            raise UserError(f"prompt is for text; this run makes images ({experiment.data.name})")
-        if kind in FROM_DATA:
-            experiment = experiment_of(self.config, self.workdir, with_data=True)
         tokenizer = experiment.data.tokenizer
-        text = {"temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
-        text = {} if tokenizer is None else text
-        make, _ = sample_chunks(
-            experiment, Settings(kind, max_new_tokens), num, seed, prompt, text, labels
-        )
-        samples: dict[str, Any] = gather(make(self.inference))
-        if tokenizer is not None:
-            tokens = samples["tokens"]
-            begin = samples.get("begin", [0] * len(tokens))  # of what is text in a row
-            end = samples.get("end", [tokens.shape[1]] * len(tokens))
-            samples["text"] = [tokenizer.decode(t[b:e]) for t, b, e in zip(tokens, begin, end)]
+        if prompts and tokenizer is None:
+            raise UserError(f"prompt is for text; this run makes images ({experiment.data.name})")
+        if not writes_texts(experiment):
+            made = make_options(options, 2**31)
+            if kind in FROM_DATA:
+                experiment = experiment_of(self.config, self.workdir, with_data=True)
+            if len(prompts) > 1:
+                raise UserError(f"task {self.config.task.name} takes one prompt at a time")
+            settings = Settings(kind, made.max_new_tokens)
+            text = drawing(experiment, options)
+            make, _ = sample_chunks(experiment, settings, num, seed, "".join(prompts), text, labels)
+            samples: dict[str, Any] = gather(make(self.inference))
+            if tokenizer is not None:
+                tokens = samples["tokens"]
+                begin = samples.get("begin", [0] * len(tokens))  # of what is text in a row
+                end = samples.get("end", [tokens.shape[1]] * len(tokens))
+                samples["text"] = [
+                    tokenizer.decode(row[b:e]) for row, b, e in zip(tokens, begin, end)
+                ]
+            return samples
+        assert tokenizer is not None
+        check_labels(experiment, labels)
+        texts = Texts(experiment, self.workdir, options, prompts, num, kind=kind)
+        samples = gather(texts(self.inference, seed))
+        samples["text"] = [
+            tokenizer.decode(tokens[:end])
+            for tokens, end in zip(samples["tokens"], samples.pop("end"))
+        ]
+        del samples["begin"]
         return samples
+
+    def stream(self, prompt: str = "", *, seed: int = 0, **options: Any) -> Iterator[str]:
+        """The text that `generate` would make of one prompt, piece by piece as it is drawn."""
+        if self.experiment.data.tokenizer is None:
+            raise UserError(f"this run makes images ({self.experiment.data.name}), no text")
+        prompts = [prompt] if prompt else []
+        texts = Texts(self.experiment, self.workdir, options, prompts, stream=True)
+        return texts.stream(self.inference, seed)
 
     def evaluate(self) -> dict[str, float]:
         """The values of all evaluations of the config, as `EVALUATION/METRIC`."""

@@ -6,6 +6,7 @@ Even absl and ml_collections are imported only to parse: help answers at once (`
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     except Exception as error:  # the parsers of values raise what they like
         raise UserError(_flag_error(error, config, flags)) from None
     for flag in flags:
-        if flag.allowed is not None:
+        if flag.allowed is not None and values[flag.name].value is not None:
             ranges.check(values[flag.name].value, flag.allowed, f"--{flag.name}")
     if config is not None:
         tasks.check(config)
@@ -142,6 +143,31 @@ def run_config(config: ConfigDict | None, workdir: str) -> tuple[ConfigDict, Pat
     if config is None:
         raise UserError(f"{workdir} holds no run (no config.json); run `aigc train` first")
     return config, expand("workdir", workdir)
+
+
+TEXT_OPTIONS = (
+    *("min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"),
+    *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "num_beams"),
+    *("length_penalty", "early_stopping", "num_return_sequences", "eos_token_id", "stop_strings"),
+    *("prompt_lookup_num_tokens", "log_probs"),
+)
+
+
+def text_options(flags: Flags) -> dict[str, Any]:
+    """The options of texts that are given, as `generate.options.make` takes them."""
+    given = {name: flags[name] for name in TEXT_OPTIONS if flags[name] is not None}
+    for name in ("bad_words_ids", "eos_token_id", "stop_strings"):
+        value = given.get(name)
+        if value is None or (name == "stop_strings" and not value.startswith("[")):
+            continue
+        try:
+            given[name] = json.loads(f"[{value}]" if name == "eos_token_id" else value)
+        except ValueError:
+            raise UserError(f"--{name}={printable(value)} cannot be read: write JSON") from None
+    if "early_stopping" in given:
+        switches = {"true": True, "false": False}
+        given["early_stopping"] = switches.get(given["early_stopping"], given["early_stopping"])
+    return given
 
 
 def default_workdir(config_path: str) -> str:

@@ -224,12 +224,17 @@ GENERATE: Table = {
     "prompt": Key("", "text: go on from this", TEXT),
     "max_new_tokens": Key(500, "text: how much to add", Range(0, 2**22, "[]", whole=True)),
     "temperature": Key(
-        0.8, "text: below 1 is safer, 0 takes the likeliest token", ranges.NOT_NEGATIVE
+        0.8,
+        "text: below 1 is safer, 0 takes the likeliest token; by default 0.8",
+        ranges.NOT_NEGATIVE,
     ),
     "top_k": Key(0, "text: draw among the k likeliest tokens; 0: among all", COUNT_OR_ZERO),
     "top_p": Key(1.0, "text: draw among the likeliest that have this probability", ranges.FACTOR),
 }
-"""What `aigc generate` and `Run.generate` are asked for."""
+"""What `aigc generate` and `Run.generate` are asked for; options of texts that decoding alone
+knows are in `generate/options.py`."""
+
+DRAWING = ("temperature", "top_k", "top_p")
 
 # The settings of single types of evaluations; one that is not here checks its own.
 EVALUATION_SETTINGS: dict[str, Table] = {

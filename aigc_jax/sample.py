@@ -25,6 +25,7 @@ from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
 from aigc_jax.run.observe import Writer, echo, show_text
 from aigc_jax.tasks.task import Settings, TrainState
+from aigc_jax.texts import Texts, read_prompts
 
 CHUNK = writers.PAGE  # samples made at once, on all devices together
 FROM_DATA = ("reconstructions", "traversal")  # kinds that are made from held-out images
@@ -131,7 +132,8 @@ def generate(
     num: int = 0,
     seed: int = 0,
     prompt: str = "",
-    text: Mapping[str, float] | None = None,
+    prompts: Path | None = None,
+    text: Mapping[str, Any] | None = None,
     out: Path | None = None,
     images: Path | None = None,
     npz: Path | None = None,
@@ -151,7 +153,8 @@ def generate(
         num: how many; 0 makes 100 images, 2,500 points, 50 reconstructions or one text.
         seed: of the noise.
         prompt: a text to go on from.
-        text: `temperature`, `top_k` and `top_p` of a text, see `generate.sampling.sample_tokens`.
+        prompts: a file of prompts, one a line.
+        text: options of texts by name, see `generate.options.Options`.
         out: a file name without its ending; by default a new one under `WORKDIR/generated`.
         images: a folder that gets every image as a file of its own, too.
         npz: a file that gets all samples as arrays, too.
@@ -163,18 +166,33 @@ def generate(
     tokenizer = experiment.data.tokenizer
     if tokenizer is None:
         text = {}
-        if prompt:
+        if prompt or prompts:
             raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
+    if prompt and prompts:
+        raise UserError("--prompt and --prompts do not go together")
     if images and "image" not in experiment.data.features:
         made = "points" if tokenizer is None else "text"
         raise UserError(f"--images is for images; this run makes {made}")
+    check_labels(experiment, labels)
     state = experiment.run_of(restore(experiment, workdir, best=best))
     state = experiment.compile_inference()(state)
-    make, num = sample_chunks(experiment, settings, num, seed, prompt, text, labels)
+    shaped = {name: value for name, value in (text or {}).items() if _is_number(value)}
+    if not writes_texts(experiment):
+        if prompts:
+            raise UserError(f"--prompts is not for task {config.task.name}; give one --prompt")
+        shaped = drawing(experiment, text or {})
+        make, num = sample_chunks(experiment, settings, num, seed, prompt, shaped, labels)
+    else:
+        lines = read_prompts(prompts) if prompts else [prompt] if prompt else []
+        given = {**(text or {}), "max_new_tokens": settings.max_new_tokens}
+        texts = Texts(experiment, workdir, given, lines, num, kind=settings.kind)
+        make, num = (lambda state: texts(state, seed)), texts.num
+        drawn = {name: getattr(texts.options, name) for name in ("temperature", "top_k", "top_p")}
+        shaped = drawn | ({"temperature": 0.0} if texts.options.greedy else {}) | shaped
     step = int(state.step)
     if tokenizer is not None:
         check_room(out or workdir, num, settings.max_new_tokens)
-    told = {"labels": "_".join(map(str, labels))} if labels else text or {}
+    told = {"labels": "_".join(map(str, labels))} if labels else shaped
     stem = out or new_stem(workdir / "generated", settings.kind, step, seed, told)
     files: list[str] = []
     shown: Any = None
@@ -193,7 +211,7 @@ def generate(
                 if images:
                     writers.write_single_images(images, samples, **args)
             first += len(next(iter(samples.values())))
-    result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **(text or {})}
+    result = {"step": step, "kind": settings.kind, "num": num, "seed": seed, **shaped}
     result |= {"labels": list(labels)} if labels else {}
     if is_lead():
         result |= {"path": files[0], "paths": files}
@@ -213,6 +231,33 @@ def check_room(path: Path, num: int, tokens: int) -> None:
             f"{num:,} texts of {tokens:,} tokens take {needed / 1e9:,.0f} GB or more, and "
             f"{free / 1e9:,.0f} GB are free in {there}; use a smaller --num or --max_new_tokens"
         )
+
+
+def writes_texts(experiment: Experiment) -> bool:
+    """Whether texts come from `texts.Texts`, with all of its options; others come from the task's
+    `generate`, as all samples do."""
+    return hasattr(getattr(experiment.task, "model", None), "extend")
+
+
+def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, float]:
+    """How a text is drawn by a task that knows no other options; nothing of images.
+
+    Raises:
+        UserError: another option is given.
+    """
+    if experiment.data.tokenizer is None:
+        return {}
+    for name in given:
+        if name not in (*keys.DRAWING, "max_new_tokens"):
+            raise UserError(
+                f"{name} is for decoder-only models; task {experiment.config.task.name} takes "
+                f"{', '.join(keys.DRAWING)} and max_new_tokens"
+            )
+    return {name: given.get(name, keys.GENERATE[name].default) for name in keys.DRAWING}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sample_chunks(

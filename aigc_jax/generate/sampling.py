@@ -17,10 +17,11 @@ def sample_tokens(
     temperature: PerRow = 1.0,
     top_k: PerRowInt = 0,
     top_p: PerRow = 1.0,
+    min_p: PerRow = 0.0,
 ) -> Int[Array, "batch"]:
     """One token a row from softmax(logits / temperature), cut to its likeliest tokens.
 
-    `temperature`, `top_k` and `top_p` are one number for all rows or one per row. They may be
+    The settings are one number for all rows or one per row. They may be
     traced: one compiled program serves all values, and what no row asks for is not computed.
 
     Args:
@@ -31,27 +32,39 @@ def sample_tokens(
         top_k: draw among the k likeliest tokens (`keep_top_k`); 0 draws among all.
         top_p: draw among the likeliest tokens that together have this probability (`keep_top_p`),
             after `temperature` and `top_k`; 1 draws among all.
+        min_p: draw among the tokens whose probability is at least this share of the likeliest
+            one's (Nguyen et al. 2024), after the others; 0 draws among all.
     """
-    temperature, top_k, top_p = (
-        jnp.broadcast_to(value, ids.shape) for value in (temperature, top_k, top_p)
+    temperature, top_k, top_p, min_p = (
+        jnp.broadcast_to(value, ids.shape) for value in (temperature, top_k, top_p, min_p)
     )
     likeliest = jnp.argmax(logits, axis=-1)
 
     def draw():
-        # The largest becomes 0: no temperature, however small, divides it to infinity.
-        scaled = logits - logits.max(axis=-1, keepdims=True)
-        scaled /= jnp.where(temperature > 0.0, temperature, 1.0)[:, None]
-        scaled = jax.lax.cond(
-            (top_k > 0).any(), lambda x: keep_top_k(x, top_k), lambda x: x, scaled
-        )
-        scaled = jax.lax.cond(
-            (top_p < 1.0).any(), lambda x: keep_top_p(x, top_p), lambda x: x, scaled
-        )
+        kept = scaled_and_cut(logits, temperature, top_k, top_p, min_p)
         gumbel = rng.per_example(key, ids, lambda k: jax.random.gumbel(k, logits.shape[1:]))
-        return jnp.argmax(scaled + gumbel, axis=-1)
+        return jnp.argmax(kept + gumbel, axis=-1)
 
     drawn = jax.lax.cond((temperature > 0.0).any(), draw, lambda: likeliest)
     return jnp.where(temperature > 0.0, drawn, likeliest)
+
+
+def scaled_and_cut(
+    logits: Float[Array, "batch vocab"],
+    temperature: Float[Array, "batch"],
+    top_k: Int[Array, "batch"],
+    top_p: Float[Array, "batch"],
+    min_p: Float[Array, "batch"],
+) -> Float[Array, "batch vocab"]:
+    """The logits that a token is drawn from, up to a constant: divided by the temperature, -inf
+    where a token may not be drawn. See `sample_tokens`."""
+    # The largest becomes 0: no temperature, however small, divides it to infinity.
+    scaled = logits - logits.max(axis=-1, keepdims=True)
+    scaled /= jnp.where(temperature > 0.0, temperature, 1.0)[:, None]
+    scaled = jax.lax.cond((top_k > 0).any(), lambda x: keep_top_k(x, top_k), lambda x: x, scaled)
+    scaled = jax.lax.cond((top_p < 1.0).any(), lambda x: keep_top_p(x, top_p), lambda x: x, scaled)
+    # The likeliest is at 0, so its share is a bound on the logits themselves.
+    return jnp.where(scaled < jnp.log(min_p)[:, None], -jnp.inf, scaled)
 
 
 def keep_top_k(

@@ -12,6 +12,7 @@ from aigc_jax.models.transformer.norms import norm
 from aigc_jax.models.transformer.projections import StackedDense, TensorParallelDense, check_heads
 from aigc_jax.ops.attention import (
     attention,
+    cached_attention,
     causal_attention,
     dot_product_attention,
     same_segment,
@@ -110,15 +111,16 @@ class Block(nn.Module):
             query, key = (rotate(part, position, self.rope_base) for part in (query, key))
         if cache is not None:
             cache = write(cache, key, value, position)
-            key, value = cache
         check_heads(self.num_heads)
         check_heads(self.num_kv_heads, "num_kv_heads")
-        plain = cache is None and not (ids is not None and self.dropout > 0.0)
-        if self.attention == "auto" and plain and splash_applies(query):
+        drops = ids is not None and self.dropout > 0.0
+        if cache is not None:
+            h = cached_attention(query, cache.keys, cache.values, position, self.window)
+        elif self.attention == "auto" and not drops and splash_applies(query):
             h = splash_attention(
                 query, key, value, window=self.window, segments=segments, causal=self.causal
             )
-        elif self.attention == "dot_product" and plain:
+        elif self.attention == "dot_product" and not drops:
             h = dot_product_attention(
                 query, key, value, window=self.window, segments=segments, causal=self.causal
             )

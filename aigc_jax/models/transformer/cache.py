@@ -1,6 +1,6 @@
 """The keys and values of the tokens decoded so far."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,13 @@ from aigc_jax.ops.layout import shard_batch
 
 class KVCache(NamedTuple):
     """The keys and values of one block. Row i of the batch holds the token at place p in slot p;
-    what the slots after its last token hold is never looked at."""
+    what the slots after its last token hold is never looked at.
 
-    keys: Float[Array, "batch block_size heads head_dim"]
-    values: Float[Array, "batch block_size heads head_dim"]
+    Heads come first, and keys are transposed: then both products of one query with all slots run
+    along memory (`ops.attention.cached_attention`)."""
+
+    keys: Float[Array, "batch heads head_dim block_size"]
+    values: Float[Array, "batch heads block_size head_dim"]
 
 
 class CrossCache(NamedTuple):
@@ -34,8 +37,18 @@ def empty_cache(
     batch_size: int, block_size: int, heads: int, head_dim: int, dtype: DTypeLike
 ) -> KVCache:
     """A cache that holds no token yet, split over the mesh as the activations are."""
-    shape = (batch_size, block_size, heads, head_dim)
-    return KVCache(*(shard_batch(jnp.zeros(shape, dtype), tensor_axis=2) for _ in range(2)))
+    shapes = (batch_size, heads, head_dim, block_size), (batch_size, heads, block_size, head_dim)
+    return KVCache(*(shard_batch(jnp.zeros(shape, dtype), tensor_axis=1) for shape in shapes))
+
+
+def take_rows(cache: Any, rows: Int[Array, "num"]) -> Any:
+    """Rows of a batch of caches, in another order or several times: beams go on from one another.
+
+    Args:
+        cache: of all blocks; with `scan_layers` an axis of blocks stands before that of rows.
+        rows: their numbers.
+    """
+    return jax.tree.map(lambda x: jnp.take(x, rows, axis=x.ndim - 4), cache)
 
 
 def write(
@@ -50,13 +63,20 @@ def write(
     position per row, a token whose place is negative (padding before a text) or past the last slot
     (a row that rests) is not written.
     """
-    return KVCache(_write(cache.keys, key, position), _write(cache.values, value, position))
-
-
-def _write(slots, new, position):
     if jnp.ndim(position) == 0:
-        return jax.lax.dynamic_update_slice_in_dim(slots, new, position, axis=1)
-    places = position[:, None] + jnp.arange(new.shape[1])
-    places = jnp.where(places < 0, slots.shape[1], places)  # negative indices would count back
-    slots = jax.vmap(lambda row, p, x: row.at[p].set(x, mode="drop"))(slots, places, new)
-    return shard_batch(slots, tensor_axis=2)
+        keys = key.transpose(0, 2, 3, 1)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, position, axis=3)
+        values = value.swapaxes(1, 2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, position, axis=2)
+        return KVCache(keys, values)
+    size = cache.values.shape[2]
+    places = jnp.reshape(position, (-1, 1)) + jnp.arange(key.shape[1])
+    places = jnp.where(places < 0, size, places)  # negative indices would count back
+
+    def put(keys, values, p, k, v):
+        return keys.at[..., p].set(k.transpose(1, 2, 0), mode="drop"), values.at[:, p].set(
+            v.swapaxes(0, 1), mode="drop"
+        )
+
+    keys, values = jax.vmap(put)(*cache, places, key, value)
+    return KVCache(shard_batch(keys, tensor_axis=1), shard_batch(values, tensor_axis=1))

@@ -152,8 +152,10 @@ class GPT(nn.Module):
         tokens: Int[Array, "batch length"],
         cache: Cache,
         position: Int[Array, ""] | Int[Array, "batch"] | int,
-    ) -> tuple[Float[Array, "batch vocab"], Cache]:
-        """The logits of the token after the last of `tokens`, and the cache with them added.
+        at: Int[Array, ""] | int | None = -1,
+    ) -> tuple[Float[Array, "..."], Cache]:
+        """The logits of the token after the last of `tokens` `[batch, vocab]`, and the cache with
+        them added.
 
         Args:
             tokens: the next tokens of each sequence: a prompt, or the one drawn last.
@@ -163,15 +165,18 @@ class GPT(nn.Module):
                 each is at its own place. There a negative position -n says that the first n
                 `tokens` are padding, whatever they are; and a row at `block_size` rests: its cache
                 stays as it is and its logits mean nothing.
+            at: the place in `tokens` of the one whose next is wanted; None: logits after every one
+                of them, `[batch, length, vocab]`.
         """
         x, cache = self._features(tokens, None, cache, position)
-        return self._logits(x[:, -1]), cache
+        return self._logits(x if at is None else x[:, at]), cache
 
-    def init_cache(self, batch_size: int) -> Cache:
-        """A cache that holds no token yet."""
+    def init_cache(self, batch_size: int, size: int | None = None) -> Cache:
+        """A cache that holds no token yet, with place for `size` of them, by default
+        `block_size`."""
         head_dim = self.embed_dim // self.num_heads
         heads = self.num_kv_heads or self.num_heads
-        empty = empty_cache(batch_size, self.block_size, heads, head_dim, self.dtype)
+        empty = empty_cache(batch_size, size or self.block_size, heads, head_dim, self.dtype)
         if not self.scan_layers:
             return (empty,) * self.num_layers
         return KVCache(*(jnp.broadcast_to(x, (self.num_layers, *x.shape)) for x in empty))

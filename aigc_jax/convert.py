@@ -1,0 +1,203 @@
+"""Models of other libraries as runs, and runs as models of other libraries."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from aigc_jax.config import Config, as_json, base, optimizer, text
+from aigc_jax.data.tokenizer import tokenizer_of
+from aigc_jax.errors import UserError, printable
+from aigc_jax.experiment import Experiment
+from aigc_jax.interop import huggingface as hf
+from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
+from aigc_jax.resume import describe_data, experiment_of, restore
+from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.files import write_json
+from aigc_jax.run.lock import Lock
+from aigc_jax.run.observe import echo, environment
+from aigc_jax.tasks.task import inference_state
+from aigc_jax.tasks.transfer import transfer
+
+FOLDER = "huggingface"
+"""In a work directory: the files that came with an imported model, but for its weights."""
+
+
+def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> dict[str, Any]:
+    """Makes a run of a Hugging Face model: a config, and a checkpoint of step 0.
+
+    It generates and evaluates like any other, other runs start from it (`train.init_from`), and
+    `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named.
+
+    Args:
+        source: a directory, or a name on the hub.
+        workdir: of the new run.
+        scan_layers: the model's field of that name.
+
+    Returns:
+        What was read: the model's shape, its parameters, and where from.
+
+    Raises:
+        UserError: there is a run already, or the model cannot be read.
+    """
+    for name in ("config.json", "checkpoints"):
+        if (workdir / name).exists():
+            raise UserError(f"{workdir} holds a run already ({name}); give another --workdir")
+    directory = hf.locate(source)
+    found = hf.read(directory)
+    files = [directory / name for name in (hf.CONFIG, hf.GENERATION, *hf.TOKENIZER_FILES)]
+    folder = workdir / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    config = run_config(found, scan_layers, _tokenizer(folder, found.fields["vocab_size"]))
+    experiment = Experiment(config)
+    tree = stack_layers(found.parameters) if scan_layers else found.parameters
+    tree = jax.tree.map(np.asarray, tree)
+    state = transfer(experiment.init(), {"model": tree}).state
+    with Lock(workdir):
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        meta = {"config": as_json(experiment.config), "data": describe_data(experiment.data)}
+        checkpoints.save(0, state, meta, None)
+        checkpoints.close()
+        write_json(workdir / "environment.json", environment(config.seed))
+        write_json(workdir / "config.json", as_json(experiment.config))
+    return {
+        "imported": str(directory),
+        "workdir": str(workdir),
+        "model": found.fields,
+        "parameters": sum(x.size for x in jax.tree.leaves(tree)),
+    }
+
+
+def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "") -> Config:
+    """The config of a run that begins with an imported model; its optimizer and duration are those
+    that fine-tuning often begins with: AdamW, 5e-5 falling linearly to 0, three epochs.
+
+    Args:
+        found: the model.
+        scan_layers: the model's field of that name.
+        tokenizer: its path, the key `config.data.tokenizer`; without one data and prompts are
+            tokens' numbers.
+    """
+    config: Any = base()
+    config.task = {"name": found.task}
+    fields = dict(found.fields)
+    vocab_size, block_size = fields.pop("vocab_size"), fields.pop("block_size")
+    config.model = {**fields, "scan_layers": scan_layers}
+    sizes = {"block_size": block_size, "batch_size": 8, "eval_batch_size": 8}
+    if tokenizer:
+        config.data = text("pydoc_text", tokenizer=tokenizer, **sizes)
+    else:
+        config.data = text(f"synthetic_tokens:{vocab_size}", **sizes)
+    config.optimizer.model = optimizer(
+        "adamw", 5e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, clip_norm=1.0
+    )
+    config.train.duration = "3 epochs"
+    return config
+
+
+def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
+    """Writes a run's model as a Hugging Face directory: weights (those of the moving averages where
+    the run keeps some), configs, and the tokenizer's files where the run was imported with some or
+    began with an imported one.
+
+    Args:
+        config: of the run.
+        workdir: of the run.
+        out: a new directory, or one that holds no model.
+        best: take the checkpoint that `config.train.best` kept rather than the newest.
+
+    Raises:
+        UserError: no checkpoint, another kind of model, or `out` holds a model.
+    """
+    if (out / hf.WEIGHTS).exists():
+        raise UserError(f"{out} holds a model already ({hf.WEIGHTS}); give another --out")
+    experiment = experiment_of(config, workdir)
+    model = getattr(experiment.task, "model", None)
+    if not isinstance(model, GPT):
+        raise UserError(
+            f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
+            f"{', '.join(hf.ARCHITECTURES)}"
+        )
+    state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
+    parameters = jax.device_get(state.networks["model"].variables()["params"])
+    folder = _folder(experiment.config, workdir)
+    came = {}
+    if folder is not None:
+        came = hf.read_object(folder / hf.CONFIG)
+        if came.get("vocab_size") != model.vocab_size:
+            folder, came = None, {}
+    tokenizer = experiment.data.tokenizer
+    end = getattr(tokenizer, "end_token", None)  # of tokenizers that have one
+    config_more = {"bos_token_id": end, "eos_token_id": end, **came}
+    generation = {"bos_token_id": end, "eos_token_id": end}
+    if folder is not None and (folder / hf.GENERATION).is_file():
+        generation = hf.read_object(folder / hf.GENERATION)
+    elif came:
+        generation = {name: came.get(name) for name in generation}
+    out.mkdir(parents=True, exist_ok=True)
+    hf.write(out, "gpt2", model, unstack_layers(parameters), config_more, generation)
+    for name in hf.TOKENIZER_FILES:
+        if folder is not None and (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
+    definition = getattr(tokenizer, "definition", None)
+    if folder is None and definition is not None:
+        (out / "tokenizer.json").write_text(definition, encoding="utf-8")
+    return {
+        "step": int(state.step),
+        "out": str(out),
+        "files": sorted(path.name for path in out.iterdir() if path.is_file()),
+    }
+
+
+def convert(flags: Any, config: Config | None) -> dict[str, Any]:
+    """The verb: `--from` and `--workdir` import, `--workdir` and `--out` export."""
+    source, workdir, out = flags["from"], flags.workdir, flags.out
+    if not workdir or bool(source) == bool(out):
+        raise UserError(
+            "write `aigc convert --from=MODEL --workdir=DIR` to make a run of a Hugging Face model,"
+            " or `aigc convert --workdir=DIR --out=MODEL` to write a run as one"
+        )
+    if source:
+        return import_model(source, Path(workdir).expanduser(), scan_layers=flags.scan_layers)
+    if config is None:
+        raise UserError(f"{printable(workdir)} holds no run (no config.json)")
+    return export_model(config, Path(workdir).expanduser(), Path(out).expanduser(), best=flags.best)
+
+
+def _tokenizer(folder: Path, vocab_size: int) -> str:
+    """The path of the tokenizer among an imported model's files; empty where none can be used, and
+    a line says why."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        path = folder
+        if not any((folder / name).is_file() for name in ("vocab.json", "encoder.json")):
+            return ""
+    try:
+        size = tokenizer_of(str(path.absolute()), ()).vocab_size
+    except UserError as error:
+        echo(f"the tokenizer is copied and not used: {error}")
+        return ""
+    if size > vocab_size:
+        raise UserError(
+            f"the tokenizer has {size} tokens and the model {vocab_size}: they do not fit"
+        )
+    if size < vocab_size:
+        echo(f"the tokenizer is copied and not used: it has {size} of {vocab_size} tokens")
+        return ""
+    return str(path.absolute())
+
+
+def _folder(config: Config, workdir: Path) -> Path | None:
+    """The files that an imported model came with: this run's, or those of the one it began from."""
+    begun, _, step = config.train.init_from.rpartition(":")
+    if not (begun and step.isdecimal()):
+        begun = config.train.init_from
+    for run in (workdir, Path(begun).expanduser() if begun else workdir):
+        if (run / FOLDER / hf.CONFIG).is_file():
+            return run / FOLDER
+    return None

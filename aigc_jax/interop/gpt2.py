@@ -1,0 +1,193 @@
+"""GPT-2 as Hugging Face stores it, and as a `models.transformer.GPT`.
+
+Their `Conv1D` keeps a kernel as linen does, `[inputs, outputs]`: nothing is transposed. What is
+another: queries, keys and values lie side by side in one kernel `[embed, 3 embed]`, in ours behind
+each other, `[3, embed, embed]`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from aigc_jax.errors import UserError, nearest, printable
+from aigc_jax.interop.mapping import Place, same
+from aigc_jax.models.transformer import GPT
+
+TASK = "causal_lm"
+ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
+PREFIX = "transformer."
+"""Of every name but the head's; a `GPT2Model` is stored without it."""
+DROPPED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+"""Masks, which older files hold beside the weights."""
+
+MLPS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+"""Their activation -> ours."""
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
+_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+_FIXED |= {"add_cross_attention": False}
+
+
+def model_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `GPT` from a `config.json`; what that lacks is as in the published GPT-2.
+
+    Their three dropout rates are one here, `resid_pdrop`.
+
+    Raises:
+        UserError: a value that the model here cannot compute with.
+    """
+    for key, value in _FIXED.items():
+        if stored.get(key, value) is not value:
+            raise UserError(f"config.json: {key}={stored[key]!r}; only {value} can be read")
+    activation = stored.get("activation_function", "gelu_new")
+    if activation not in MLPS:
+        raise UserError(
+            f'config.json: activation_function="{printable(activation)}" is not known'
+            f"{nearest(str(activation), MLPS)}"
+        )
+    embed_dim = _whole(stored, "n_embd", 768)
+    if embed_dim % _whole(stored, "n_head", 12):
+        raise UserError(
+            f"config.json: n_head={stored['n_head']} does not divide n_embd={embed_dim}"
+        )
+    inner = stored.get("n_inner")
+    mlp_dim = 4 * embed_dim if inner is None else _whole(stored, "n_inner", 0)
+    return {
+        "vocab_size": _whole(stored, "vocab_size", 50257),
+        "block_size": _whole(stored, "n_positions", 1024),
+        "num_layers": _whole(stored, "n_layer", 12),
+        "num_heads": _whole(stored, "n_head", 12),
+        "embed_dim": embed_dim,
+        "mlp_dim": 0 if mlp_dim == 4 * embed_dim else mlp_dim,
+        "mlp": MLPS[activation],
+        "norm_eps": float(stored.get("layer_norm_epsilon", 1e-5)),
+        "dropout": float(stored.get("resid_pdrop", 0.1)),
+        "tied_head": bool(stored.get("tie_word_embeddings", True)),
+    }
+
+
+def stored_config(model: GPT, came: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of a model.
+
+    Args:
+        model: any GPT.
+        came: what the model was imported with. Of two values that mean the same here (names of an
+            activation; the other dropout rates) it keeps its own.
+
+    Raises:
+        UserError: GPT-2 has no such model; the line names the key.
+    """
+    wanted = {
+        "positions": "learned",
+        "norm": "layer",
+        "qk_norm": False,
+        "window": 0,
+        "logit_softcap": 0.0,
+    }
+    for key, value in wanted.items():
+        if getattr(model, key) != value:
+            raise UserError(
+                f"config.model.{key}={getattr(model, key)!r} cannot be stored as GPT-2, which has "
+                f"{value!r} there"
+            )
+    if model.num_kv_heads not in (0, model.num_heads):
+        raise UserError(
+            f"config.model.num_kv_heads={model.num_kv_heads} cannot be stored as GPT-2, which has "
+            f"as many as num_heads={model.num_heads}"
+        )
+    if came.get("resid_pdrop") == model.dropout:
+        rates: dict[str, Any] = {key: came.get(key, model.dropout) for key in DROPOUTS}
+    else:
+        rates = dict.fromkeys(DROPOUTS, model.dropout)
+    activations = {ours: theirs for theirs, ours in reversed(MLPS.items())}
+    if model.mlp not in activations:
+        raise UserError(
+            f'config.model.mlp="{model.mlp}" cannot be stored as GPT-2; it has: '
+            f"{', '.join(activations)}"
+        )
+    name = came.get("activation_function", "")
+    return {
+        "model_type": "gpt2",
+        "architectures": [ARCHITECTURES[0]],
+        "vocab_size": model.vocab_size,
+        "n_positions": model.block_size,
+        "n_embd": model.embed_dim,
+        "n_layer": model.num_layers,
+        "n_head": model.num_heads,
+        "n_inner": None if _mlp_dim(model) == 4 * model.embed_dim else _mlp_dim(model),
+        "activation_function": name if MLPS.get(name) == model.mlp else activations[model.mlp],
+        "layer_norm_epsilon": model.norm_eps,
+        **rates,
+        "tie_word_embeddings": model.tied_head,
+        "dtype": "float32",
+    }
+
+
+def places(model: GPT) -> dict[str, Place]:
+    """Every tensor of a model, by its name in a file (without `PREFIX`)."""
+    embed, hidden = model.embed_dim, _mlp_dim(model)
+    found: dict[str, Place] = {
+        "wte.weight": same("token_embedding", model.vocab_size, embed),
+        "wpe.weight": same("position_embedding", model.block_size, embed),
+    }
+    found |= _norm("ln_f", "final_norm", embed)
+    for i in range(model.num_layers):
+        theirs, ours = f"h.{i}", f"blocks_{i}"
+        found |= {
+            **_norm(f"{theirs}.ln_1", f"{ours}/attention_norm", embed),
+            f"{theirs}.attn.c_attn.weight": Place(
+                f"{ours}/qkv/kernel",
+                (embed, 3 * embed),
+                lambda x: x.reshape(embed, 3, embed).swapaxes(0, 1),
+                lambda x: x.swapaxes(0, 1).reshape(embed, 3 * embed),
+            ),
+            f"{theirs}.attn.c_attn.bias": Place(
+                f"{ours}/qkv/bias",
+                (3 * embed,),
+                lambda x: x.reshape(3, embed),
+                lambda x: x.reshape(3 * embed),
+            ),
+            **_dense(f"{theirs}.attn.c_proj", f"{ours}/attention_out", embed, embed),
+            **_norm(f"{theirs}.ln_2", f"{ours}/mlp_norm", embed),
+            **_dense(f"{theirs}.mlp.c_fc", f"{ours}/mlp_in", embed, hidden),
+            **_dense(f"{theirs}.mlp.c_proj", f"{ours}/mlp_out", hidden, embed),
+        }
+    if not model.tied_head:
+        found["lm_head.weight"] = same("head", model.vocab_size, embed)
+    return found
+
+
+def check_tied(tensors: Mapping[str, np.ndarray]) -> None:
+    """A head that is stored although it is tied is the embedding, or a `UserError`."""
+    head, table = tensors["lm_head.weight"], tensors["wte.weight"]
+    if head.shape != table.shape or not np.array_equal(head, table):
+        raise UserError(
+            "lm_head.weight is not wte.weight, and config.json has tie_word_embeddings=true; "
+            "write false there to keep both"
+        )
+
+
+def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place]:
+    return {
+        f"{theirs}.weight": same(f"{ours}/kernel", inputs, outputs),
+        f"{theirs}.bias": same(f"{ours}/bias", outputs),
+    }
+
+
+def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
+    return {
+        f"{theirs}.weight": same(f"{ours}/scale", size),
+        f"{theirs}.bias": same(f"{ours}/bias", size),
+    }
+
+
+def _mlp_dim(model: GPT) -> int:
+    return model.mlp_dim or model.mlp_ratio * model.embed_dim
+
+
+def _whole(stored, key, default) -> int:
+    value = stored.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"config.json: {key}={printable(value)}; a number from 1 up is expected")
+    return value

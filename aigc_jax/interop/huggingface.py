@@ -1,0 +1,180 @@
+"""Model directories as Hugging Face's libraries write and read them.
+
+config.json                 the architecture
+model.safetensors           the weights; of large models *.index.json names the parts
+generation_config.json      how text is drawn, by default
+tokenizer.json, ...         see `TOKENIZER_FILES`
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aigc_jax.errors import UserError, first_line, nearest, printable
+from aigc_jax.interop import gpt2
+from aigc_jax.interop.mapping import to_parameters, to_tensors
+from aigc_jax.models.transformer import GPT
+
+ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2}
+"""`model_type` of a `config.json` -> the file that knows its fields and tensors."""
+
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+INDEX = "model.safetensors.index.json"
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+TOKENIZER_FILES += ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES += ("added_tokens.json",)
+
+
+class Imported(NamedTuple):
+    """
+    Attributes:
+        task: the family's name, `config.task.name`.
+        fields: of the linen module, `vocab_size` and `block_size` among them.
+        parameters: a tree of float32 arrays, block by block.
+    """
+
+    task: str
+    fields: dict[str, Any]
+    parameters: Any
+
+
+def locate(name: str) -> Path:
+    """The directory of a model: a path, or a name on the hub, which is then downloaded.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{printable(name)} is no directory of a model")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"there is no directory {printable(name)}; to load it by name from the hub: "
+            "pip install huggingface_hub"
+        ) from None
+    wanted = [CONFIG, GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # of the network, the hub, or the name
+        raise UserError(
+            f"there is no directory {printable(name)}, and the hub gives no model of that name: "
+            f"{printable(first_line(error) or type(error).__name__)}"
+        ) from None
+
+
+def read(directory: Path) -> Imported:
+    """The model of a directory.
+
+    Raises:
+        UserError: there is none, it is damaged, or of an architecture that is not known here.
+    """
+    stored = read_object(directory / CONFIG)
+    kind = stored.get("model_type")
+    if kind not in ARCHITECTURES:
+        given = printable(kind)
+        raise UserError(
+            f'{directory / CONFIG}: model_type "{given}" cannot be read'
+            f"{nearest(given, ARCHITECTURES)}"
+        )
+    known = ARCHITECTURES[kind]
+    for name in stored.get("architectures") or ():
+        if name not in known.ARCHITECTURES:
+            raise UserError(
+                f'{directory / CONFIG}: architecture "{printable(name)}" cannot be read; known: '
+                f"{', '.join(known.ARCHITECTURES)}"
+            )
+    fields = known.model_fields(stored)
+    tensors = {name.removeprefix(known.PREFIX): x for name, x in read_tensors(directory).items()}
+    tensors = {name: x for name, x in tensors.items() if not known.DROPPED.fullmatch(name)}
+    model = GPT(**fields)
+    places = known.places(model)
+    if "lm_head.weight" in tensors and "wte.weight" in tensors and fields["tied_head"]:
+        known.check_tied(tensors)
+        del tensors["lm_head.weight"]
+    return Imported(known.TASK, fields, to_parameters(places, tensors))
+
+
+def write(
+    directory: Path,
+    kind: str,
+    model: GPT,
+    parameters: Any,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> None:
+    """Writes `config.json`, `model.safetensors` and `generation_config.json`.
+
+    Args:
+        directory: is there.
+        kind: one of `ARCHITECTURES`.
+        model: whose parameters they are.
+        parameters: a tree, block by block.
+        config: more values of `config.json`, which the model's own overrule.
+        generation: `generation_config.json`.
+
+    Raises:
+        UserError: the architecture has no such model.
+    """
+    from safetensors.numpy import save_file
+
+    known = ARCHITECTURES[kind]
+    stored = {**config, **known.stored_config(model, config)}
+    tensors = to_tensors(known.places(model), parameters)
+    named = {n if n == "lm_head.weight" else known.PREFIX + n: x for n, x in tensors.items()}
+    save_file(named, directory / WEIGHTS, metadata={"format": "pt"})
+    for name, value in ((CONFIG, stored), (GENERATION, generation)):
+        (directory / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_tensors(directory: Path) -> dict[str, np.ndarray]:
+    """The tensors of a directory by name; those of half precision become float32.
+
+    Raises:
+        UserError: there are none, or a file cannot be read.
+    """
+    files = [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        parts = read_object(directory / INDEX).get("weight_map", {})
+        files = [directory / name for name in sorted(set(parts.values()))]
+    found: dict[str, np.ndarray] = {}
+    for file in files:
+        found |= _read_file(file)
+    return found
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, or a `UserError`."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} holds no {path.name}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object")
+    return value
+
+
+def _read_file(file: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        old = sorted(p.name for p in file.parent.glob("*.bin"))
+        hint = (
+            f"; it holds {', '.join(old)}: load it with transformers and `save_pretrained` it anew"
+            if old
+            else ""
+        )
+        raise UserError(f"{file.parent} holds no {file.name}{hint}")
+    try:
+        with safe_open(file, framework="flax") as tensors:  # NumPy alone has no bfloat16
+            return {name: np.asarray(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot read {file}: {first_line(error)}") from None
