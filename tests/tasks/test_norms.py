@@ -83,16 +83,17 @@ def test_a_mean_that_older_code_began_goes_on():
     """Its checkpoints hold the sums of an interval without the norms."""
 
     def step(loss, norm):
-        average = lambda x: clu_metrics.Average(np.float32([x]), np.int32([1]))  # noqa: E731
+        average = lambda x: clu_metrics.Average(np.float32(x), np.int32(1))  # noqa: E731
         metrics = collect(
             VAEMetrics, **dict.fromkeys(("loss", "reconstruction", "kl"), average(loss))
         )
-        return metrics, Normed(metrics, {"model": {name: average(norm) for name in norms.NAMES}})
+        normed = Normed(metrics, {"model": {name: average(norm) for name in norms.NAMES}})
+        return jax.tree.map(lambda x: np.asarray(x)[None], normed)
 
     older = Sums()
-    older.add([(1, step(2.0, 0.0)[0])])
+    older.add([(1, step(2.0, 0.0).metrics)])
     newer = Sums(older.to_json())
-    newer.add([(2, step(4.0, 7.0)[1])])
+    newer.add([(2, step(4.0, 7.0))])
     means = newer.means()
     assert means["loss"] == 3.0
     assert means["gradient_norm/model"] == means["update_norm/model"] == 7.0
