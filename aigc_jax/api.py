@@ -88,9 +88,11 @@ class Run:
         Raises:
             UserError: an argument is out of its range, or is not for this run.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        for one in prompts or [""]:
-            keys.check_asked(kind=kind, num=num, seed=seed, prompt=one)
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        for one in prompts:
+            keys.check_asked(prompt=one)
+        keys.check_asked(kind=kind, num=num, seed=seed)
+        keys.check_asked(**{name: x for name, x in options.items() if name in keys.GENERATE})
         num, seed = int(num), int(seed)  # of NumPy's, too
         options = {k: v.item() if isinstance(v, np.generic) else v for k, v in options.items()}
         prompts = [p for p in prompts if p]

@@ -167,14 +167,14 @@ def _train(
 
     def save() -> None:
         nonlocal saved, since
-        began = time.monotonic()
+        before = time.monotonic()
         with clock("checkpoint"), waiting("saving a checkpoint"):
             found = results if results_step == step else None
             checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
         clock.mark(step)
         asked.saved()
-        if advice := adviser.line(time.monotonic() - began, began - since):
+        if advice := adviser.line(time.monotonic() - before, before - since):
             echo(advice)
         saved, since = step, time.monotonic()
 

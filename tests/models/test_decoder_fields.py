@@ -153,7 +153,8 @@ def test_decoding_with_a_cache_equals_the_full_pass():
 
 
 def test_the_cache_holds_the_shared_heads_alone():
-    assert MODERN.init_cache(3)[0].keys.shape == (3, BLOCK, 2, 8)
+    cache = MODERN.init_cache(3)[0]
+    assert (cache.keys.shape, cache.values.shape) == ((3, 2, 8, BLOCK), (3, 2, BLOCK, 8))
 
 
 def test_text_longer_than_the_context_goes_on():
