@@ -236,7 +236,7 @@ def check_room(path: Path, num: int, tokens: int) -> None:
 def writes_texts(experiment: Experiment) -> bool:
     """Whether texts come from `texts.Texts`, with all of its options; others come from the task's
     `generate`, as all samples do."""
-    return hasattr(getattr(experiment.task, "model", None), "extend")
+    return hasattr(getattr(experiment.task, "model", None), "init_cache")
 
 
 def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, float]:

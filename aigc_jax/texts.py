@@ -75,7 +75,7 @@ class Texts:
         task, tokenizer = experiment.task, experiment.data.tokenizer
         assert tokenizer is not None
         model: Any = getattr(task, "model", None)
-        if not hasattr(model, "extend"):
+        if not hasattr(model, "init_cache"):
             raise UserError(f"task {experiment.config.task.name} does not write texts")
         if kind not in task.kinds:
             raise UserError(

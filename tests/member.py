@@ -14,7 +14,8 @@ from pathlib import Path
 
 from runs import make_config
 
-from aigc_jax import __main__ as command
+from aigc_jax import command_line, running
+from aigc_jax.__main__ import PROCESSES
 from aigc_jax.data import source
 
 
@@ -41,8 +42,8 @@ def main(path: Path) -> None:
     source.load = noting
     config = make_config("vae", **plan["config"])
     workdir = Path(plan["workdir"])
-    flags = command.command_line.parse(command.PROCESSES, [])[0]
-    with command._joined(flags, config):
+    flags = command_line.parse(PROCESSES, [])[0]
+    with running.joined(flags, config):
         from aigc_jax.evaluate import evaluate
         from aigc_jax.sample import generate
         from aigc_jax.tasks.task import Settings

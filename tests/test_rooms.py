@@ -38,7 +38,7 @@ FLOORS = (
     ("reproduce", "compare"),
     ("api",),
     ("__init__", "command_line", "manual", "check", "export"),
-    ("__main__",),
+    ("running", "verbs", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.rglob("*.py"))

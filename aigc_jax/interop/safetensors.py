@@ -18,12 +18,14 @@ from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError, first_line, printable
 
 SUFFIX = ".safetensors"
-_TYPES = {
-    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"},
-    **{f"int{n}": f"I{n}" for n in (64, 32, 16, 8)},
-    **{f"uint{n}": f"U{n}" for n in (64, 32, 16, 8)},
-    "bool": "BOOL",
-}
+_TYPES = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "BOOL",
+    *(f"{kind}{n}" for kind in "IU" for n in (64, 32, 16, 8)),
+)
 _MOST_HEAD = 100 * 2**20  # bytes, as the library has it
 
 
@@ -40,7 +42,7 @@ class Stored(NamedTuple):
 
 
 def write(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-    """Writes the variables of some networks, whole or not at all, one array after the other.
+    """Writes the variables of some networks, whole or not at all.
 
     Args:
         path: of the file; one that is there is replaced.
@@ -50,22 +52,14 @@ def write(path: Path, variables: Mapping[str, Any], metadata: Mapping[str, str])
     Raises:
         OSError: the file cannot be written, e.g. on a full disk.
     """
-    # Large types first, as the library does: every array begins at a multiple of its item's size.
+    from safetensors.numpy import save
+
     flat = flatten_dict(dict(variables), sep="/")
-    tensors = dict(sorted(flat.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
-    head: dict[str, Any] = {"__metadata__": dict(metadata)}
-    end = 0
-    for name, x in tensors.items():
-        begin, end = end, end + x.size * x.dtype.itemsize
-        place = {"shape": list(x.shape), "data_offsets": [begin, end]}
-        head[name] = {"dtype": _TYPES[x.dtype.name], **place}
-    line = json.dumps(head).encode()
-    line += b" " * (-len(line) % 8)
-    with replacing(path) as partial, open(partial, "wb") as file:
-        file.write(len(line).to_bytes(8, "little") + line)
-        for x in tensors.values():
-            x = np.asarray(x)
-            file.write(x.astype(x.dtype.newbyteorder("<"), copy=False).tobytes())
+    # As bytes: the library's own `save_file` says "disk full" in words of its own alone.
+    arrays = {name: np.asarray(x, order="C") for name, x in flat.items()}  # or it is garbled
+    content = save(arrays, dict(metadata))
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def read(path: Path) -> Stored:
@@ -132,7 +126,7 @@ def _names(file: Any, path: Path) -> list[str]:
     head = json.loads(file.read(length))
     head.pop("__metadata__", None)
     for name, entry in head.items():
-        if entry["dtype"] not in _TYPES.values():
+        if entry["dtype"] not in _TYPES:
             raise UserError(
                 f"{path}: {name} has the type {printable(entry['dtype'])}, which is not read here; "
                 "convert it to F32"

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from aigc_jax.models.layers import Dropout
-from aigc_jax.models.transformer.cache import CrossCache, KVCache, write
+from aigc_jax.models.transformer.cache import CrossCache, KVCache, Memory, write
 from aigc_jax.models.transformer.norms import norm
 from aigc_jax.models.transformer.projections import StackedDense, TensorParallelDense, check_heads
 from aigc_jax.ops.attention import (
@@ -141,7 +141,7 @@ class Block(nn.Module):
         if memory is not None:
             both = StackedDense(2, embed_dim, self.use_bias, self.dtype, name="cross_key_value")
             parts = both(memory.reshape(-1, embed_dim))
-            seen = KVCache(*(self._heads(part, memory) for part in parts))
+            seen = Memory(*(self._heads(part, memory) for part in parts))
         key, value = seen
         dropout = Dropout(self.dropout, name="cross_dropout")
         queries = jnp.ones(x.shape[:2], jnp.int32)

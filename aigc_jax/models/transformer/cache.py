@@ -21,12 +21,19 @@ class KVCache(NamedTuple):
     values: Float[Array, "batch heads block_size head_dim"]
 
 
+class Memory(NamedTuple):
+    """The keys and values of an encoder's output, as attention takes them."""
+
+    keys: Float[Array, "batch length heads head_dim"]
+    values: Float[Array, "batch length heads head_dim"]
+
+
 class CrossCache(NamedTuple):
     """What a block of an encoder-decoder keeps: of the tokens so far, and of the encoder's output,
     which never changes."""
 
     own: KVCache
-    memory: KVCache
+    memory: Memory
 
 
 Cache = tuple[KVCache, ...] | KVCache

@@ -1,0 +1,32 @@
+"""Burda's IWAE, k = 50 with one stochastic layer, 400,000 steps: 87.34 nats.
+
+aigc reproduce burda_iwae50_short
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config_files
+from aigc_jax.config import check_arg
+from aigc_jax.rows import Row
+
+ROW = Row(
+    about="IWAE, k = 50, 784-200-200-50, on dynamically binarised MNIST, 400,000 steps",
+    metric="nll/nll",
+    published=87.34,
+    tolerance=0.5,
+    source="abdulfatir/IWAE-tensorflow README (github.com)",
+    protocol="batch 100; NLL of the 10,000 test digits by 5,000 importance samples",
+    deviations="59,600 training digits, as in the paper; a constant learning rate of 1e-3; test "
+    "digits are binarised once",
+    unit="nats per image",
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    check_arg(arg)
+    config = config_files.load("vae/burda:iwae50-short")
+    config.train.duration = "400000 steps"
+    config.train.eval_every = config.train.checkpoint_every = "20000 steps"
+    config.train.best = ""
+    config.train.sample_every = "never"
+    return config
