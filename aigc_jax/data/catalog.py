@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 TASKS = {
-    "image": "gan, vae",
+    "image": "gan, vae, vqvae, classifier",
     "text": "causal_lm, masked_lm",
     "pairs": "seq2seq",
     "point": "gan",

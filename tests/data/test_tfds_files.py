@@ -251,7 +251,8 @@ def test_the_list_tells_what_a_task_can_use_and_for_what(tfds_dir):
     _write(tfds_dir / "torn" / "1.0.0", {"train": [[_example(text=b"...")]]}, ["text"])
     (tfds_dir / "torn" / "1.0.0" / "features.json").write_text("{")
     tasks = {row.name: row.tasks for row in catalog.listing()}
-    assert tasks["digits"] == tasks["mnist5k"] == tasks["cifar10"] == "gan, vae"
+    images = "gan, vae, vqvae, classifier"
+    assert tasks["digits"] == tasks["mnist5k"] == tasks["cifar10"] == images
     text = "causal_lm, masked_lm"
     assert tasks["story"] == tasks["pydoc_text"] == tasks["tiny_shakespeare"] == text
     assert tasks["torn"] == "none"
