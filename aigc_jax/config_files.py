@@ -51,6 +51,7 @@ def find(path: str) -> tuple[Path, str]:
     if file is None:
         places = {p.relative_to(CONFIGS).with_suffix("").as_posix() for p in CONFIGS.rglob("*.py")}
         close = difflib.get_close_matches(_short(name)[:200], places, n=1, cutoff=0.5)
+        places = {place for place in places if not place.startswith("reproduce/")}  # too many
         hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(places))}"
         raise UserError(f'no config file "{printable(name)}", and no run; {hint}')
     return file, arg

@@ -173,7 +173,9 @@ def test_from_four_processes_to_two_past_a_damaged_checkpoint(alone, stopped, tm
     check_same_run(alone, workdir)
     _, report = alone
     for saw in seen:
-        assert all(len(share) == BATCH // 2 for share in saw["rows"]["test[:20]"])
+        shares = saw["rows"]["test[:20]"]  # the last are the images to reconstruct: all, on both
+        assert all(len(share) == BATCH // 2 for share in shares if len(share) < 20)
+        assert [len(share) for share in shares].count(BATCH // 2) >= 4
         assert saw["report"]["step"] == 16
         for name, value in report["metrics"].items():
             assert saw["report"]["metrics"][name] == pytest.approx(value, rel=1e-4), name

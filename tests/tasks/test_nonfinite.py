@@ -131,7 +131,7 @@ def test_an_update_that_overflows_is_left_out_though_the_loss_is_finite():
     feed = experiment.feed.place([experiment.feed.at(0, 0)])
     after, metrics = experiment.compile_train()(experiment.init(), feed, experiment.feed.resident)
     assert metrics.skipped.tolist() == [1]
-    assert np.isfinite(metrics.metrics.loss.total).all()
+    assert np.isfinite(metrics.metrics.metrics.loss.total).all()
     assert_same(jax.device_get(after), left_out(before))
 
 
