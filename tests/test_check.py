@@ -65,7 +65,7 @@ def bad(rows) -> dict[str, str]:
         ([VAE, "--config.data.eval_batch_size=16000000"], "evaluations", "smaller"),
         ([VAE, "--devices=9"], "devices", "--devices=9: JAX has made 8"),
         ([VAE, "--topology=v5e:0x0"], "devices", ""),
-        ([VAE, "--topology=h100:8"], "devices", "unknown topology"),
+        ([VAE, "--topology=h100:8"], "devices", "nothing is compiled for GPUs"),
         ([VAE, "--config.model.encoder.features=(1000000,1000000)"], "memory", "GB"),
     ],
 )

@@ -61,6 +61,7 @@ def test_a_row_runs_with_its_seeds_together_and_one_after_another(tmp_path, monk
     """The untrained loss, on text that comes with Python: ln V."""
     config = reproduce.row_config("untrained_loss:pydoc")
     config.data.batch_size = 16  # for eight devices
+    config.model.num_layers, config.model.num_heads, config.model.embed_dim = 1, 2, 32
     found = reproduce.reproduce("untrained_loss", config, tmp_path / "run", tmp_path / "out")
     written = json.loads((tmp_path / "out/untrained_loss.json").read_text())
     assert written["seeds"] == found["seeds"]
