@@ -88,7 +88,7 @@ class Run:
         Raises:
             UserError: an argument is out of its range, or is not for this run.
         """
-        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+        prompts: list[Any] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
         for one in prompts:
             keys.check_asked(prompt=one)
         keys.check_asked(kind=kind, num=num, seed=seed)

@@ -207,6 +207,7 @@ def reproduce(flags, _, words) -> dict[str, Any]:
     name = words[0].partition(":")[0]
     config = row_config(words[0], flags.seeds, flags.budget)
     workdir = expand("workdir", flags.workdir or f"runs/reproduce/{words[0].replace(':', '-')}")
+    check_writable("out", flags.out, out / f"{name}.json")  # hours are not lost
     with joined(flags, config):
         return reproduce(name, config, workdir, out, budget=flags.budget, check=flags.check)
 
