@@ -118,7 +118,11 @@ class Profile:
         wanted = self._start <= step < self._stop or step < self._until
         if wanted and not self._on:
             echo(f"step {step}: profiling; see TensorBoard's Profile tab")
-            jax.profiler.start_trace(str(self._directory))
+            # Without the tracer of Python's own calls: it looks into every thread, and once a run
+            # died in `stop_trace` while another thread was writing a checkpoint.
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0
+            jax.profiler.start_trace(str(self._directory), profiler_options=options)
             self._on = True
         elif self._on and not wanted:
             self._end()
