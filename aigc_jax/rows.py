@@ -136,7 +136,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         lines += [
             "",
             f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
-            f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}.",
+            f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
+            + (f" Of the time: {result['note']}." if "note" in result else ""),
             "",
             f"![validation curve](../results/{name}.png)",
         ]
