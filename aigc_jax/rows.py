@@ -139,7 +139,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
             + (f" Of the time: {result['note']}." if "note" in result else ""),
             "",
-            f"![validation curve](../results/{name}.png)",
+            f"![curve of an evaluation](../results/{name}.png)",
         ]
     return "\n".join(lines) + "\n"
 

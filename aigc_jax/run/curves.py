@@ -33,6 +33,13 @@ def curve(workdirs: Sequence[Path], metric: str) -> dict[int, Float[np.ndarray, 
     return {step: np.array(list(values.values())) for step, values in sorted(found.items())}
 
 
+def evaluated(workdirs: Sequence[Path]) -> list[str]:
+    """The metrics that a run's evaluations have logged on the way, those of all seeds."""
+    lines = (line for path in workdirs for line in read_lines(path / "metrics.jsonl"))
+    found = dict.fromkeys(n for line in lines if line.get("phase") == "eval" for n in line)
+    return [name for name in found if "/" in name and "/seed" not in name]
+
+
 def plot(
     runs: Mapping[str, Sequence[Path]], metric: str, path: Path, published: float | None = None
 ) -> None:
