@@ -1,7 +1,6 @@
 """Two sets of images compared without any run: folders, or arrays in `.npz` and `.npy` files."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,12 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Shaped, UInt8
-from tqdm import tqdm
 
 from aigc_jax.data import folder, picture
 from aigc_jax.errors import UserError, first_line, lookup, printable
 from aigc_jax.metrics import measure, networks
 from aigc_jax.parallel.mesh import AXES
+from aigc_jax.progress import bar
 
 BATCH = 500  # images at once
 ARRAYS = (".npz", ".npy")
@@ -107,9 +106,8 @@ def compare(
 
 
 def _features(extract, pixels: np.ndarray, path: str) -> networks.Outputs:
-    starts, off = range(0, len(pixels), BATCH), not sys.stderr.isatty()
-    bar = tqdm(starts, desc=printable(path), unit="batch", delay=5, leave=False, disable=off)
-    return networks.join([extract(pixels[start : start + BATCH]) for start in bar])
+    starts = bar(range(0, len(pixels), BATCH), desc=printable(path), unit="batch")
+    return networks.join([extract(pixels[start : start + BATCH]) for start in starts])
 
 
 def _is_grey(path: str) -> bool | None:

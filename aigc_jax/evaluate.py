@@ -9,15 +9,15 @@ import numpy as np
 
 from aigc_jax.config import Config, best_metric
 from aigc_jax.data.text_size import TextSize
-from aigc_jax.distribution import distribution
 from aigc_jax.errors import UserError, lookup, printable
-from aigc_jax.evaluate_likelihood import importance_sampled
+from aigc_jax.evaluations.distribution import distribution
+from aigc_jax.evaluations.likelihood import importance_sampled
+from aigc_jax.evaluations.reconstructions import reconstructions
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
 from aigc_jax.progress import bar
-from aigc_jax.reconstructions import reconstructions
 from aigc_jax.resume import restore
 from aigc_jax.run.observe import echo
 from aigc_jax.run.report import write_report
@@ -110,7 +110,7 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
 
 
 def likelihood(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable, dict]:
-    """What importance sampling says of a VAE, see `evaluate_likelihood.py`."""
+    """What importance sampling says of a VAE, see `evaluations/likelihood.py`."""
     return importance_sampled(experiment, name, eval_feed(experiment, name), progress)
 
 

@@ -14,6 +14,7 @@ from aigc_jax.generate.options import Options, make
 from aigc_jax.generate.text import Text, TextGenerator
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding
+from aigc_jax.progress import bar
 from aigc_jax.run.files import read_optional
 from aigc_jax.tasks.task import TrainState
 
@@ -125,13 +126,15 @@ class Texts:
         key, rows = rng.stream_key(seed, "generate"), len(self.prompts) * self._each
         width = max(map(len, self.prompts)) + self.options.max_new_tokens
         generator = self._generator
-        for start in range(0, rows, CHUNK):
-            ids = list(range(start, min(start + CHUNK, rows)))
-            prompts = [self.prompts[i // self._each] for i in ids]
-            with place():
-                texts = generator(variables, prompts, self.options, key, ids, self._decode)
-            beat()
-            yield self._arrays(texts, width)
+        with bar(total=rows, desc="generating", unit="text") as shown:
+            for start in range(0, rows, CHUNK):
+                ids = list(range(start, min(start + CHUNK, rows)))
+                prompts = [self.prompts[i // self._each] for i in ids]
+                with place():
+                    texts = generator(variables, prompts, self.options, key, ids, self._decode)
+                beat()
+                shown.update(len(ids))
+                yield self._arrays(texts, width)
 
     def stream(self, state: TrainState, seed: int = 0) -> Iterator[str]:
         """The text of the first prompt as it grows, piece by piece; the prompt is not among them.

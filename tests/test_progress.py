@@ -3,9 +3,11 @@
 import io
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+import aigc_jax
 from aigc_jax import progress
 
 
@@ -83,3 +85,10 @@ def test_an_error_ends_a_bar(watch):
     with pytest.raises(ValueError, match="7"), progress.waiting("saving"):
         fail(7)
     assert terminal.last_line() == ""
+
+
+def test_every_bar_is_one_of_these():
+    """The log of training has a bar of its own, and a benchmark wants no thread beside it."""
+    package = Path(aigc_jax.__file__).parent
+    users = {path.name for path in package.rglob("*.py") if "import tqdm" in path.read_text()}
+    assert users == {"progress.py", "observe.py", "bench.py"}

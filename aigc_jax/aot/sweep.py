@@ -1,16 +1,14 @@
 """How a config's train step scales from 4 to 256 chips, by what each chip of the program does."""
 
-import sys
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from aigc_jax.aot import topology
 from aigc_jax.aot.compile import compile_for, fitting, out_path
 from aigc_jax.atomic import replacing
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
+from aigc_jax.progress import bar
 from aigc_jax.run.files import write_json
 from aigc_jax.run.observe import echo
 
@@ -39,7 +37,7 @@ def sweep(config: Config, name: str, *, out: str = "") -> dict[str, Any]:
     kind = target.name.split(":")[0]
     points, compiled = [], {}
     shapes = [(scaling, s) for scaling in ("weak", "strong") for s in topology.SHAPES[kind]]
-    for scaling, shape in tqdm(shapes, unit="slice", disable=not sys.stderr.isatty()):
+    for scaling, shape in bar(shapes, desc="compiling", unit="slice"):
         chips = topology.chips(shape)
         batch_size = config.data.batch_size * (chips if scaling == "weak" else base) / base
         if (shape, batch_size) not in compiled:

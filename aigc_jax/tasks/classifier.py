@@ -15,14 +15,7 @@ from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.features.small_cnn import SmallCNN
 from aigc_jax.tasks.family import TRAINING, Section, Spec, check_range, construct
-from aigc_jax.tasks.step import (
-    average,
-    collect,
-    create_network,
-    sum_over,
-    update_network,
-    weighted_gradient,
-)
+from aigc_jax.tasks.step import average, collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 
@@ -80,11 +73,8 @@ class Classifier:
             metrics = jax.tree.map(average, _measured(logits, batch["label"]))
             return loss, (jnp.float32(batch["label"].size), metrics, network.stats)
 
-        grads, metrics, stats = weighted_gradient(
-            loss_fn, network.params, batch, self.accumulate, axis
-        )
-        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
-        return state.after_step({"model": network}), collect(ClassifierMetrics, **metrics)
+        state, metrics = update_model(state, loss_fn, batch, self, axis)
+        return state, collect(ClassifierMetrics, **metrics)
 
     def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
         """None: the network has no statistics."""

@@ -16,13 +16,7 @@ from aigc_jax.generate.sampling import sample_tokens
 from aigc_jax.models.transformer import BERT, TENSOR_RULES
 from aigc_jax.tasks.causal_lm import LMMetrics, Perplexity
 from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
-from aigc_jax.tasks.step import (
-    collect,
-    create_network,
-    sum_over,
-    update_network,
-    weighted_gradient,
-)
+from aigc_jax.tasks.step import collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 
@@ -118,11 +112,7 @@ class MaskedLM:
             metrics = self._evaluate(variables, microbatch, key_hide, ids, dropout_key=key_dropout)
             return metrics.loss.total, (metrics.loss.count, metrics, {})
 
-        grads, metrics, stats = weighted_gradient(
-            loss_fn, network.params, batch, self.accumulate, axis
-        )
-        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
-        return state.after_step({"model": network}), metrics
+        return update_model(state, loss_fn, batch, self, axis)
 
     def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
         """None: the network has no statistics."""

@@ -15,14 +15,7 @@ from aigc_jax.generate.decode import decode
 from aigc_jax.models.transformer import TENSOR_RULES, EncoderDecoder
 from aigc_jax.tasks.causal_lm import LMMetrics, Perplexity
 from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
-from aigc_jax.tasks.step import (
-    average,
-    collect,
-    create_network,
-    sum_over,
-    update_network,
-    weighted_gradient,
-)
+from aigc_jax.tasks.step import average, collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 SPECIAL = 2  # tokens after the tokenizer's: where a target begins, and where a text ends
@@ -102,11 +95,7 @@ class Seq2Seq:
             metrics = collect(LMMetrics, **_totals(loss, correct, weights.sum()))
             return loss, (weights.sum(), metrics, {})
 
-        grads, metrics, stats = weighted_gradient(
-            loss_fn, network.params, batch, self.accumulate, axis
-        )
-        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
-        return state.after_step({"model": network}), metrics
+        return update_model(state, loss_fn, batch, self, axis)
 
     def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
         """None: the network has no statistics."""

@@ -12,7 +12,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 
 from aigc_jax.tasks import norms as norms_lib
-from aigc_jax.tasks.task import Batch, Metrics, Network
+from aigc_jax.tasks.task import Batch, Metrics, Network, TrainState
 
 LossFn = Callable[[Any, Batch], tuple[Array, tuple[Array, Any, Any]]]
 """`(params, microbatch) -> (weighted sum, (weight, metrics, stats))`: the loss is the quotient of
@@ -131,6 +131,27 @@ def split_frozen(name: str, params: Any, freeze: Sequence[str]) -> tuple[Any, An
         parts[any(re.search(pattern, f"{name}/{path}") for pattern in freeze)][path] = leaf
     trained, frozen = (traverse_util.unflatten_dict(part, sep="/") for part in parts)
     return trained, frozen
+
+
+def update_model(
+    state: TrainState, loss_fn: LossFn, batch: Batch, task: Any, axis: str | None
+) -> tuple[TrainState, Any]:
+    """One step of a task whose only network is `model`.
+
+    Args:
+        state: before the step.
+        loss_fn: see `LossFn`.
+        batch: see `weighted_gradient`.
+        task: has `tx`, `ema_decay` and `accumulate`.
+        axis: pmap's mapped axis, None under jit.
+
+    Returns:
+        The state after the step, and the metrics summed over the batch.
+    """
+    network = state.networks["model"]
+    grads, metrics, stats = weighted_gradient(loss_fn, network.params, batch, task.accumulate, axis)
+    network = update_network(network, grads, stats, task.tx["model"], task.ema_decay)
+    return state.after_step({"model": network}), metrics
 
 
 def update_network(

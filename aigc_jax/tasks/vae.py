@@ -16,14 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from aigc_jax import rng
 from aigc_jax.generate.latent import traversal, walks
 from aigc_jax.ops.likelihoods import LEVELS, LIKELIHOODS, Likelihood, bits_per_dim
-from aigc_jax.tasks.step import (
-    average,
-    collect,
-    create_network,
-    sum_over,
-    update_network,
-    weighted_gradient,
-)
+from aigc_jax.tasks.step import average, collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 from aigc_jax.tasks.vae_bounds import (
     dreg_bound,
@@ -153,11 +146,8 @@ class VAE:
             metrics = jax.tree.map(average, bound)
             return bound["loss"].sum(), (jnp.float32(bound["loss"].size), metrics, stats)
 
-        grads, metrics, stats = weighted_gradient(
-            loss_fn, network.params, batch, self.accumulate, axis
-        )
-        network = update_network(network, grads, stats, self.tx["model"], self.ema_decay)
-        return state.after_step({"model": network}), collect(_collection(tuple(metrics)), **metrics)
+        state, metrics = update_model(state, loss_fn, batch, self, axis)
+        return state, collect(_collection(tuple(metrics)), **metrics)
 
     def inference_stats(self, state: TrainState, key: Key[Array, ""]) -> dict[str, Any]:
         """None: batch norm takes its moving averages."""

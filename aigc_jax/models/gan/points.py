@@ -1,7 +1,6 @@
 """The fully connected pair for points of a plane, e.g. of mixtures whose modes can be counted."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -82,7 +81,7 @@ class PointDiscriminator(nn.Module):
             label,
             self.num_classes,
             self.conditioning,
-            partial(Dense),
+            Dense,
             self.spectral_norm,
             train,
         )

@@ -1,22 +1,20 @@
 """The evaluation `distribution`: how far a model's samples are from held-out images, as sets."""
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Shaped
-from tqdm import tqdm
 
 from aigc_jax import rng
 from aigc_jax.data import transforms
 from aigc_jax.data.source import Dataset
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.metrics import measure, networks
 from aigc_jax.metrics.networks import Outputs
-from aigc_jax.parallel.processes import is_lead
+from aigc_jax.progress import bar
 from aigc_jax.sample import Sampler
 from aigc_jax.tasks.task import Settings, TrainState
 
@@ -88,9 +86,8 @@ def _images(
 ) -> Iterator[np.ndarray]:
     """The first images of a split as uint8, as the model's data has them: resized, binarised."""
     low, high, _ = transforms.value_range(experiment.config.data)
-    seed, show = jnp.uint32(experiment.config.seed), is_lead() and sys.stderr.isatty()
-    starts = range(0, count, size)
-    for start in tqdm(starts, desc=name, unit="batch", delay=5, leave=False, disable=not show):
+    seed = jnp.uint32(experiment.config.seed)
+    for start in bar(range(0, count, size), desc=printable(name), unit="batch"):
         ids = np.arange(start, min(start + size, count), dtype=np.int32)
         image = experiment.held_out_batch(data, seed, ids)["image"]
         yield _levels((image - low) / (high - low), True)
