@@ -43,9 +43,9 @@ PROCESSES = (
 )
 
 
-# What says how tokens are drawn has no default here: with beams it is to be left out.
+# What is of texts alone has no default here: it is seen whether it was given.
 ASKED = tuple(
-    Flag(name, type(key.default), None if name in keys.DRAWING else key.default, *key[1:])
+    Flag(name, type(key.default), None if name in keys.OF_TEXTS else key.default, *key[1:])
     for name, key in keys.GENERATE.items()
 )
 

@@ -82,8 +82,8 @@ class Run:
         Args:
             num, kind, seed, labels: those of `aigc generate`.
             prompt: a text to go on from, or several.
-            options: of texts, and without effect on others: `max_new_tokens`, `temperature`,
-                `num_beams`, ...; see `generate.options.Options`.
+            options: of texts: `max_new_tokens`, `temperature`, `num_beams`, ...; see
+                `generate.options.Options`.
 
         Raises:
             UserError: an argument is out of its range, or is not for this run.

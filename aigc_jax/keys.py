@@ -222,7 +222,9 @@ GENERATE: Table = {
     ),
     "seed": Key(0, "of the noise", ranges.SEED),
     "prompt": Key("", "text: go on from this", TEXT),
-    "max_new_tokens": Key(500, "text: how much to add", Range(0, 2**22, "[]", whole=True)),
+    "max_new_tokens": Key(
+        500, "text: how much to add; by default 500", Range(0, 2**22, "[]", whole=True)
+    ),
     "temperature": Key(
         0.8,
         "text: below 1 is safer, 0 takes the likeliest token; by default 0.8",
@@ -235,6 +237,7 @@ GENERATE: Table = {
 knows are in `generate/options.py`."""
 
 DRAWING = ("temperature", "top_k", "top_p")
+OF_TEXTS = ("max_new_tokens", *DRAWING)
 
 # The settings of single types of evaluations; one that is not here checks its own.
 EVALUATION_SETTINGS: dict[str, Table] = {

@@ -164,10 +164,8 @@ def generate(
     """
     experiment = experiment_of(config, workdir, with_data=settings.kind in FROM_DATA)
     tokenizer = experiment.data.tokenizer
-    if tokenizer is None:
-        text = {}
-        if prompt or prompts:
-            raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
+    if tokenizer is None and (prompt or prompts):
+        raise UserError(f"--prompt is for text; this run makes images ({experiment.data.name})")
     if prompt and prompts:
         raise UserError("--prompt and --prompts do not go together")
     if images and "image" not in experiment.data.features:
@@ -177,6 +175,7 @@ def generate(
     state = experiment.run_of(restore(experiment, workdir, best=best))
     state = experiment.compile_inference()(state)
     shaped = {name: value for name, value in (text or {}).items() if _is_number(value)}
+    shaped.pop("max_new_tokens", None)
     if not writes_texts(experiment):
         if prompts:
             raise UserError(f"--prompts is not for task {config.task.name}; give one --prompt")
@@ -184,7 +183,7 @@ def generate(
         make, num = sample_chunks(experiment, settings, num, seed, prompt, shaped, labels)
     else:
         lines = read_prompts(prompts) if prompts else [prompt] if prompt else []
-        given = {**(text or {}), "max_new_tokens": settings.max_new_tokens}
+        given = {"max_new_tokens": settings.max_new_tokens, **(text or {})}
         texts = Texts(experiment, workdir, given, lines, num, kind=settings.kind)
         make, num = (lambda state: texts(state, seed)), texts.num
         drawn = {name: getattr(texts.options, name) for name in ("temperature", "top_k", "top_p")}
@@ -243,9 +242,13 @@ def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, float
     """How a text is drawn by a task that knows no other options; nothing of images.
 
     Raises:
-        UserError: another option is given.
+        UserError: another option is given, or any of a run without texts.
     """
     if experiment.data.tokenizer is None:
+        if given:
+            raise UserError(
+                f"{next(iter(given))} is for text; this run makes images ({experiment.data.name})"
+            )
         return {}
     for name in given:
         if name not in (*keys.DRAWING, "max_new_tokens"):

@@ -43,6 +43,7 @@ def evaluate(flags, config, _) -> dict[str, Any]:
 def generate(flags, config, _) -> dict[str, Any]:
     config, workdir = command_line.run_config(config, flags.workdir)
     paths = {name: _to_write(name, flags[name]) for name in ("out", "images", "npz")}
+    tokens = flags.max_new_tokens
     with joined(flags, config):
         from aigc_jax.sample import generate
         from aigc_jax.tasks.task import Settings
@@ -50,7 +51,7 @@ def generate(flags, config, _) -> dict[str, Any]:
         return generate(
             config,
             workdir,
-            Settings(flags.kind, flags.max_new_tokens),
+            Settings(flags.kind) if tokens is None else Settings(flags.kind, tokens),
             num=flags.num,
             seed=flags.seed,
             prompt=flags.prompt,

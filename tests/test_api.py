@@ -53,7 +53,7 @@ def test_any_value_is_taken_or_refused_in_a_line(name, value):
 def test_the_command_line_has_the_same_ranges():
     flags = {flag.name: flag for flag in VERBS["generate"].flags}
     for name, key in keys.GENERATE.items():
-        default = None if name in keys.DRAWING else key.default  # beams want none
+        default = None if name in keys.OF_TEXTS else key.default
         assert (flags[name].default, flags[name].allowed) == (default, key.allowed)
 
 

@@ -338,6 +338,13 @@ def test_bench_prints_one_object(capsys):
 
 
 @pytest.fixture(scope="module")
+def image_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("vae")
+    train(make_config("vae", train__duration="1 step", train__sample_every="never"), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
 def text_run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("gpt")
     train(make_config("gpt"), workdir)
@@ -379,6 +386,13 @@ def test_texts_that_no_disk_holds_are_refused_before_the_first_is_made(text_run,
     flags = ["--num=1000000000", "--max_new_tokens=4194304"]
     assert aigc("generate", f"--workdir={text_run}", *flags) == 2
     assert "4,194,304 GB or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--temperature=0.5", "--max_new_tokens=9", "--num_beams=2"])
+def test_what_is_of_texts_is_refused_of_images(flag, image_run, capsys):
+    assert aigc("generate", f"--workdir={image_run}", "--num=2", flag) == 2
+    name = flag.removeprefix("--").partition("=")[0]
+    assert f"{name} is for text; this run makes images" in capsys.readouterr().err
 
 
 def test_unknown_kind_is_refused(text_run, capsys):
