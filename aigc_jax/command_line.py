@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aigc_jax import ranges
 from aigc_jax.config_files import find, load
 from aigc_jax.errors import UserError, first_line, nearest, printable
+from aigc_jax.paths import expand
 from aigc_jax.run.console import say
-from aigc_jax.run.files import expand, read_config
+from aigc_jax.run.files import read_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

@@ -86,7 +86,7 @@ def compare(
     height, width, channels = shapes[0]
     network = networks.feature_network(features, (height, width, channels), weights)
     options = measure.Options(k, splits)
-    measure.check(names, network, channels, num_real, num_fake, k)
+    measure.check(names, network, channels, num_real, num_fake, options)
     devices = np.array(jax.devices()).reshape(-1, 1, 1)
     mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     extract = networks.extractor(network, mesh, BATCH)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aigc_jax.errors import UserError, first_line, printable
-from aigc_jax.run.files import expand, read_config
+from aigc_jax.paths import expand
+from aigc_jax.run.files import read_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict

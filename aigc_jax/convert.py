@@ -13,6 +13,7 @@ from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import huggingface as hf
 from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
+from aigc_jax.paths import expand
 from aigc_jax.resume import describe_data, experiment_of, restore
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import write_json
@@ -162,11 +163,15 @@ def convert(flags: Any, config: Config | None) -> dict[str, Any]:
             "write `aigc convert --from=MODEL --workdir=DIR` to make a run of a Hugging Face model,"
             " or `aigc convert --workdir=DIR --out=MODEL` to write a run as one"
         )
+    for name, where in (("best", "--out"), ("scan_layers", "--from")):
+        if flags[name] and bool(source) == (name == "best"):
+            raise UserError(f"--{name} is for {where}; leave it out")
+    place = expand("workdir", workdir)
     if source:
-        return import_model(source, Path(workdir).expanduser(), scan_layers=flags.scan_layers)
+        return import_model(source, place, scan_layers=flags.scan_layers)
     if config is None:
         raise UserError(f"{printable(workdir)} holds no run (no config.json)")
-    return export_model(config, Path(workdir).expanduser(), Path(out).expanduser(), best=flags.best)
+    return export_model(config, place, expand("out", out), best=flags.best)
 
 
 def _tokenizer(folder: Path, vocab_size: int) -> str:
@@ -197,7 +202,7 @@ def _folder(config: Config, workdir: Path) -> Path | None:
     begun, _, step = config.train.init_from.rpartition(":")
     if not (begun and step.isdecimal()):
         begun = config.train.init_from
-    for run in (workdir, Path(begun).expanduser() if begun else workdir):
+    for run in (workdir, expand("config.train.init_from", begun) if begun else workdir):
         if (run / FOLDER / hf.CONFIG).is_file():
             return run / FOLDER
     return None

@@ -18,9 +18,9 @@ from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import safetensors
+from aigc_jax.paths import expand
 from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.files import expand
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.task import TrainState, merge
 from aigc_jax.tasks.transfer import transfer

@@ -9,8 +9,9 @@ from typing import Any
 from aigc_jax import command_line
 from aigc_jax.atomic import refuse_existing
 from aigc_jax.errors import UserError, printable
+from aigc_jax.paths import expand
 from aigc_jax.run import console
-from aigc_jax.run.files import check_writable, expand, write_bytes
+from aigc_jax.run.files import check_writable, write_bytes
 from aigc_jax.running import alone, joined, quiet
 
 
@@ -152,6 +153,8 @@ def check(flags, config, _) -> dict[str, Any]:
         raise UserError("--config=FILE is missing, e.g. --config=gan/dcgan:quickstart")
     if flags.topology and flags.devices:
         raise UserError("--topology and --devices do not go together")
+    if flags.slices != 1 and not flags.topology:
+        raise UserError("--slices is for --topology: so many of that slice")
     workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
     with alone(config, flags.devices):
         from aigc_jax.check import check
@@ -187,6 +190,10 @@ def reproduce(flags, _, words) -> dict[str, Any]:
     from aigc_jax import rows
 
     out = expand("out", flags.out)
+    shown = [name for name in ("table", "list") if flags[name]]
+    given = [name for name in ("seeds", "budget", "check", "workdir") if flags[name]]
+    if shown and (words or given or len(shown) > 1):
+        raise UserError(f"--{shown[0]} is of all rows, and trains none; give it alone")
     if flags.table:
         path = check_writable("table", flags.table, expand("table", flags.table))
         write_bytes(path, rows.table(rows.results(out)).encode())

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import FAMILIES, ROOT, make_config
 
@@ -143,7 +144,7 @@ BAD = {
     "a rename": (["train", VAE, "--config.train.init_rename=(('(','x'),)"], "replacement) pairs"),
     "a start of nobody": (
         ["train", VAE, "--config.train.init_from=~nobodyatall/run"],
-        "there is no home directory",
+        "that home is not known",
     ),
     "runs of nobody": (["compare", "~nobodyatall/a", "~nobodyatall/b"], "is no run"),
     "no number": (["generate", "--num=1.5"], "--num=1.5 is not a whole number"),
@@ -386,6 +387,29 @@ def test_texts_that_no_disk_holds_are_refused_before_the_first_is_made(text_run,
     flags = ["--num=1000000000", "--max_new_tokens=4194304"]
     assert aigc("generate", f"--workdir={text_run}", *flags) == 2
     assert "4,194,304 GB or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("reproduce untrained_loss --list", "--list is of all rows"),
+        ("reproduce --table=page.md --check", "--table is of all rows"),
+        ("reproduce --table=page.md --list", "--table is of all rows"),
+        ("convert --from=there --workdir=here --best", "--best is for --out"),
+        ("convert --workdir=here --out=there --scan_layers", "--scan_layers is for --from"),
+        ("check --config=vae/mnist_dense:smoke --slices=2", "--slices is for --topology"),
+        ("metrics real fake --features=pixels --weights=file", "takes no weights"),
+        ("metrics real fake --features=pixels --metrics=kid --splits=3", "is for inception_score"),
+        ("metrics real fake --features=pixels --metrics=kid --k=3", "k=3 is for prdc"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "real.npz", image=np.zeros((4, 8, 8, 1), np.uint8))
+    words = words.replace("real fake", "real.npz real.npz")
+    assert aigc(*words.split()) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["real.npz"]
 
 
 @pytest.mark.parametrize("flag", ["--temperature=0.5", "--max_new_tokens=9", "--num_beams=2"])

@@ -20,7 +20,8 @@ from absl import logging
 from aigc_jax import progress
 from aigc_jax.atomic import replacing
 from aigc_jax.data.examples import Arrays
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import printable
+from aigc_jax.paths import expand, home
 
 _ALIGN = 64
 
@@ -29,32 +30,10 @@ def directory() -> Path:
     """`$AIGC_CACHE_DIR`, or `~/.cache/aigc_jax`; a user without a home has a temporary folder."""
     given = os.environ.get("AIGC_CACHE_DIR")
     if given:
-        return expand(given)
+        return expand("", given)
     if home() is None:
         return Path(tempfile.gettempdir(), f"aigc_jax-{os.getuid()}")
-    return expand("~/.cache/aigc_jax")
-
-
-def home() -> Path | None:
-    """The user's home; None where there is none (a container's user id without an entry)."""
-    try:
-        return Path.home()
-    except RuntimeError:
-        return None
-
-
-def expand(path: str) -> Path:
-    """The path, with `~` or `~user` at its start replaced.
-
-    Raises:
-        UserError: there is no such home.
-    """
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"{printable(path)}: that home is not known; write the whole path, or set HOME"
-        ) from None
+    return expand("", "~/.cache/aigc_jax")
 
 
 def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:

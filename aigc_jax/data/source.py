@@ -37,13 +37,14 @@ from aigc_jax.data import (
     tfds_files,
     transforms,
 )
-from aigc_jax.data.cache import cached, expand
+from aigc_jax.data.cache import cached
 from aigc_jax.data.examples import Arrays, Feature, Source
 from aigc_jax.data.memory import host_memory
 from aigc_jax.data.resizing import resized
 from aigc_jax.data.text_size import TextSize, text_size
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError, nearest, printable
+from aigc_jax.paths import expand
 
 _CHUNK = 1 << 22  # bytes decoded at a time
 
@@ -190,7 +191,7 @@ BUILT_IN: dict[str, Callable[[str, Config], Source]] = {
 
 def local_path(name: str) -> Path | None:
     """The file or folder that a name stands for; None if there is none."""
-    path = expand(name)
+    path = expand("", name)
     try:
         return path if name and path.exists() else None
     except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL

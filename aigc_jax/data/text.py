@@ -7,7 +7,6 @@ again; so a corpus larger than memory passes through a few megabytes on its way 
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from aigc_jax.data.examples import Arrays, Source, fractions, in_memory
 from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, printable
+from aigc_jax.paths import expand
 
 Pieces = Callable[[], Iterator[tuple[bool, str]]]
 """The text of a split, from its beginning: (whether a document begins here, some of the text)."""
@@ -138,7 +138,7 @@ def split_documents(text: str | Pieces, documents: str) -> Pieces:
 
 def _named(tokenizer: str) -> Any:
     """What a tokenizer is a function of besides the text: of files, their sizes and dates too."""
-    path = Path(tokenizer).expanduser() if "/" in tokenizer or "." in tokenizer else None
+    path = expand("", tokenizer) if "/" in tokenizer or "." in tokenizer else None
     if path is None or not path.exists():
         return tokenizer
     files = [path] if path.is_file() else sorted(path.iterdir())

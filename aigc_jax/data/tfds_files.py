@@ -22,12 +22,13 @@ from ml_collections import ConfigDict
 
 from aigc_jax import progress
 from aigc_jax.data import picture
-from aigc_jax.data.cache import cached, expand, home
+from aigc_jax.data.cache import cached
 from aigc_jax.data.examples import Feature, Source
 from aigc_jax.data.identity import Entry, identity
 from aigc_jax.data.picture import Target
 from aigc_jax.data.text import BY_FILE, Pieces, Stored, of_text
 from aigc_jax.errors import UserError, first_line, printable
+from aigc_jax.paths import expand, home
 
 _NAME = re.compile(r"\w[\w-]*(?:/[\w.-]+)?(?::[\w.]+)?", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -40,7 +41,7 @@ def data_dirs() -> list[Path]:
     """
     given, at_home = os.environ.get("TFDS_DATA_DIR"), home()
     return [
-        *([expand(given)] if given else []),
+        *([expand("", given)] if given else []),
         *([at_home / "tensorflow_datasets"] if at_home else []),
     ]
 

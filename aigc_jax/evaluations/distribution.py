@@ -47,7 +47,7 @@ def distribution(
     metrics = measure.parse(settings.metrics, f"{key}.metrics")
     options = measure.Options(settings.k, settings.splits)
     num = settings.num_samples or data.size
-    measure.check(metrics, network, channels, data.size, num, settings.k)
+    measure.check(metrics, network, channels, data.size, num, options)
     batch = settings.batch_size or config.data.eval_batch_size
     extract = networks.extractor(network, experiment.mesh, batch)
     sampler = Sampler(experiment, Settings("samples"), chunk=min(batch, num))

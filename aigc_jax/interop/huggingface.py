@@ -17,6 +17,7 @@ from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.interop import gpt2
 from aigc_jax.interop.mapping import to_parameters, to_tensors
 from aigc_jax.models.transformer import GPT
+from aigc_jax.paths import expand
 
 ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2}
 """`model_type` of a `config.json` -> the file that knows its fields and tensors."""
@@ -47,7 +48,7 @@ def locate(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    path = Path(name).expanduser()
+    path = expand("from", name)
     if path.is_dir():
         return path
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:

@@ -161,9 +161,15 @@ def parse(text: str, key: str = "metrics") -> tuple[str, ...]:
 
 
 def check(
-    names: tuple[str, ...], network: FeatureNetwork, channels: int, real: int, fake: int, k: int = 5
+    names: tuple[str, ...],
+    network: FeatureNetwork,
+    channels: int,
+    real: int,
+    fake: int,
+    options: Options = Options(),  # noqa: B008  (it never changes)
 ) -> None:
-    """These metrics can be measured with that network and so many images, or a `UserError`."""
+    """These metrics can be measured with that network and so many images, and every option is of
+    one of them; or a `UserError`."""
     for name in names:
         needs = METRICS[name].logits
         if needs and not network.classes:
@@ -184,10 +190,19 @@ def check(
             )
     if "frechet" in names:
         check_counts(network.size, real, fake, f"features={network.name}")
+    k, splits = options
     if "prdc" in names and min(real, fake) <= k:
         raise UserError(f"prdc with k={k} needs more than {k} images; give more, or a smaller k")
     if min(real, fake) < 2:
         raise UserError(f"a distance needs 2 images on each side; there are {real} and {fake}")
+    for given, default, name, of in (
+        (k, Options().k, "k", "prdc"),
+        (splits, Options().splits, "splits", "inception_score"),
+    ):
+        if given != default and of not in names:
+            raise UserError(f"{name}={given} is for {of}, which is not among the metrics")
+    if splits > fake:
+        raise UserError(f"splits={splits} needs as many images, and there are {fake}")
 
 
 def measure(names: tuple[str, ...], sets: Sets, options: Options) -> dict[str, float]:

@@ -28,6 +28,7 @@ from aigc_jax.models.features import inception
 from aigc_jax.models.features.small_cnn import SmallCNN
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding, replicated
+from aigc_jax.paths import expand
 
 WEIGHTS = Path(__file__).parent / "weights"
 INCEPTION_VARIABLE = "AIGC_INCEPTION_WEIGHTS"
@@ -233,7 +234,7 @@ def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
             under the same names in a `.safetensors`. By default what the environment variable
             `AIGC_INCEPTION_WEIGHTS` names.
     """
-    path = Path(os.path.expanduser(weights or os.environ.get(INCEPTION_VARIABLE, "")))
+    path = expand("weights", weights or os.environ.get(INCEPTION_VARIABLE, ""))
     if not path.is_file():
         given = f"there is no file {printable(path)}" if path.name else "no weights were given"
         raise UserError(

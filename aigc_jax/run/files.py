@@ -73,16 +73,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def expand(flag: str, value: str) -> Path:
-    """A path with `~` as the home directory: a shell leaves it as it is behind a `=`."""
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise UserError(
-            f"--{flag}={value}: there is no home directory; set HOME, or give the path in full"
-        ) from None
-
-
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON that every reader takes: what is not finite is null."""
     return json.dumps(finite(value), indent=indent, default=str, allow_nan=False)

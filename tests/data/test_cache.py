@@ -5,6 +5,7 @@ import pytest
 
 from aigc_jax.data import cache, tfds_files
 from aigc_jax.errors import UserError
+from aigc_jax.paths import expand
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_user_without_a_home_has_a_cache_and_the_sets_of_tfds_dir(monkeypatch,
     assert tfds_files.data_dirs() == []
     assert tfds_files.prepared() == {}
     with pytest.raises(UserError, match="set HOME"):
-        cache.expand("~/images")
+        expand("", "~/images")
 
 
 def test_a_tilde_stands_for_the_home_in_every_folder(monkeypatch, tmp_path):

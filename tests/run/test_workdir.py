@@ -13,7 +13,8 @@ from aigc_jax import command_line
 from aigc_jax.__main__ import OF_RUN
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate
-from aigc_jax.run.files import check_layout, expand, read_config
+from aigc_jax.paths import expand
+from aigc_jax.run.files import check_layout, read_config
 from aigc_jax.run.report import write_report
 from aigc_jax.sample import generate
 from aigc_jax.tasks.task import Settings
@@ -104,7 +105,7 @@ def test_a_home_is_understood_in_every_path_and_none_is_needed(monkeypatch, tmp_
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
     assert str(expand("out", "x")) == "x"
-    with pytest.raises(UserError, match="--out=~/x: there is no home directory"):
+    with pytest.raises(UserError, match="--out=~/x: that home is not known"):
         expand("out", "~/x")
     assert write_report(tmp_path, {"a": float("nan")})
     assert json.loads((tmp_path / "report.json").read_text())["a"] is None
