@@ -1,0 +1,65 @@
+"""Every command on a page or in a docstring is one that the command line understands.
+
+What the reader has to fill in (a run, a file, a host) is filled in here; commands with a config are
+read as far as a complete config, with each key and value that they set.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from runs import ROOT
+
+from aigc_jax import command_line, tasks
+from aigc_jax.__main__ import VERBS
+
+PAGES = [
+    path
+    for pattern in ("README.md", "docs/**/*.md", "launch/*", "configs/**/*.py", "benchmarks/*")
+    for path in sorted(ROOT.glob(pattern))
+    if path.suffix in (".md", ".py", ".yaml", ".sh")
+]
+STAND_IN = "configs/lm/gpt2.py"  # for the config of a run that is not here
+OF_VALUES = {f"--{f.name}" for verb in VERBS.values() for f in verb.flags if f.type is not bool}
+
+
+def commands(page: Path) -> list[str]:
+    """Lines that begin with `aigc VERB`, until two spaces, and what stands in backquotes."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ *(aigc [a-z]+\b.*?)(?: {3,}.*|\\)?$", text, re.MULTILINE)
+    return lines + re.findall(r"`(aigc [a-z]+(?: [^`]*)?)`", text)
+
+
+def filled_in(words: list[str]) -> list[str]:
+    """The words of a command with values for what the reader has to fill in."""
+    filled = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in ("...", "…", "--help"):
+            continue
+        if name == "--config" and re.match(r"(\.\.\.|FILE|DIR|runs/|\$)", value):
+            value = STAND_IN
+        if value in ("N", "I", "STEP"):
+            value = "1"
+        if not equals and name in OF_VALUES:
+            continue  # a flag that is spoken of
+        filled.append(name + equals + value)
+    return filled
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_command_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for command in commands(page):
+        words = filled_in(shlex.split(" ".join(command.split()), comments=True))
+        assert words[1] in VERBS, command
+        _, config, rest = command_line.parse(VERBS[words[1]].flags, words[2:])
+        assert not rest or words[1] in ("data", "reproduce", "compare", "metrics"), command
+        if config is not None:
+            tasks.complete(config)
+
+
+def test_commands_are_found_where_they_stand():
+    assert len(commands(ROOT / "README.md")) > 20
+    assert len(commands(ROOT / "launch" / "README.md")) > 4
