@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg == "fashion":
         config.data.source = "fashion_mnist"
         config.data.transforms = "random_flip | range(0, 1)"
+        config.train.duration = "16 epochs"
     if arg == "smoke":
         config.data.source = "mnist5k"
         config.data.split, config.data.eval_split = "train[:64]", "test[:20]"
