@@ -177,7 +177,7 @@ def convert(flags: Any, config: Config | None) -> dict[str, Any]:
     if source and bucket.url(place):
         raise UserError(
             f"--workdir={workdir}: make the run on a disk, and copy it there: "
-            f"gcloud storage cp --recursive DIR/* {workdir}"
+            f"gcloud storage cp DIR/* {workdir}/ --recursive"
         )
     if source:
         return import_model(source, place, scan_layers=flags.scan_layers)

@@ -8,7 +8,8 @@ from aigc_jax.errors import UserError
 # What may lie in a bucket; everything else that a flag or key names is on a disk.
 IN_BUCKETS = ("workdir", "config.train.init_from", "TFDS_DATA_DIR")
 _URL = re.compile(r"(\w+)://(.*)", re.DOTALL)
-_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^/]+)*/?", re.DOTALL)
+# Without what a glob would read, and control characters.
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[^/*?\[\]{}\\#\x00-\x1f]+)*/?")
 
 
 def expand(flag: str, path: str) -> Path:
@@ -40,7 +41,7 @@ def _check_url(flag: str, where: str, path: str, scheme: str) -> None:
     if scheme != "gs":
         raise UserError(f"{where}: of buckets only gs:// ones are known; mount it, and give a path")
     if not _BUCKET.fullmatch(path):
-        raise UserError(f"{where}: write gs://BUCKET/NAME, a bucket's name and one in it")
+        raise UserError(f"{where}: write gs://BUCKET/NAME, without *?[]{{}}# in it")
     if flag == "workdir" and path.rstrip("/").count("/") < 3:
         raise UserError(f"{where}: a run needs a name in the bucket, {path.rstrip('/')}/NAME")
 

@@ -32,6 +32,7 @@ def test_a_path_and_its_url():
     [
         ("workdir", "gs://runs", "needs a name in the bucket, gs://runs/NAME"),
         ("workdir", "gs://Runs/a", "write gs://BUCKET/NAME"),
+        ("workdir", "gs://runs/a*", "write gs://BUCKET/NAME, without"),
         ("workdir", "s3://runs/a", "of buckets only gs://"),
         ("out", "gs://runs/a", "a URL is not possible here"),
         ("config", "https://example.com/a.py", "a URL is not possible here"),

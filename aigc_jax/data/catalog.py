@@ -142,7 +142,7 @@ def prepare(name: str) -> str:
     if where := bucket.url(root):
         raise UserError(
             f"TFDS_DATA_DIR={where}: prepare sets in a folder on this machine, and copy it there: "
-            f"gcloud storage cp --recursive FOLDER/{name} {where}"
+            f"gcloud storage cp FOLDER/{name} {where}/ --recursive"
         )
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")

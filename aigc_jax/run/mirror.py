@@ -21,13 +21,15 @@ import threading
 import time
 from pathlib import Path
 
+import jax
+
 from aigc_jax import bucket
 from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError
 from aigc_jax.run.console import say
 
 SECONDS = 20.0  # between two looks at what has changed
-FETCHED = ("*.json", "*.jsonl", "stacks-*.txt")  # what is read, or appended to
+FETCHED = ("*.json", "*.jsonl")  # what is read, or appended to
 FOLDERS = ("huggingface/*",)  # ... and of folders
 NAMED = ("generated/*",)  # only the names are, to take others
 
@@ -127,8 +129,10 @@ class Mirror:
                         yield relative, stamp
 
     def _fetch(self) -> None:
+        me = jax.process_index()
+        wanted = (*(FETCHED if me == 0 else FETCHED[:1]), f"stacks-{me}.txt")  # 0 keeps the records
         top = bucket.files(self._url)
-        names = [n for n in top if any(fnmatch.fnmatch(n, pattern) for pattern in FETCHED)]
+        names = [n for n in top if any(fnmatch.fnmatch(n, pattern) for pattern in wanted)]
         names += [n for pattern in FOLDERS for n in bucket.files(self._url, pattern)]
         for name in names:
             path = self.folder / name
