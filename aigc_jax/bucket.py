@@ -28,10 +28,7 @@ RETRYING = 40.0  # seconds that one request is tried again: networks hiccup
 _LOOKS = 10  # at an object that is being replaced
 _TIMEOUT = (5.0, 20.0)  # seconds to connect, and between two bytes
 # What TensorStore's errors begin with, and Orbax hands on as a ValueError or a RuntimeError.
-_STATUS = re.compile(
-    r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED"
-    r"|RESOURCE_EXHAUSTED|FAILED_PRECONDITION|INTERNAL)\b"
-)
+_STATUS = re.compile(r"\b(PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|DEADLINE_EXCEEDED)\b")
 _LAYERS = ("google", "requests", "urllib3", "aiohttp", "gcsfs")  # whose errors are the bucket's
 ROLES = "roles/storage.objectUser and roles/storage.legacyBucketReader"
 
@@ -107,7 +104,7 @@ def read(where: str) -> bytes | None:
     """The content of an object; None where there is none."""
 
     def ask():
-        with contextlib.suppress(_not_found()):
+        with contextlib.suppress(_errors().NotFound):
             return _blob(where).download_as_bytes(timeout=_TIMEOUT, retry=_retry())
         # No object, or no bucket? Whoever mistypes a name is told so.
         _client().get_bucket(_split(where)[0], timeout=_TIMEOUT, retry=_retry())
@@ -118,17 +115,16 @@ def read(where: str) -> bytes | None:
 
 def look(where: str, retrying: float = 0.0) -> tuple[bytes, int]:
     """The content of an object and its generation; empty and 0 where there is none."""
-    from google.api_core.exceptions import PreconditionFailed
-
     with saying(where):
+        errors = _errors()
         for _ in range(_LOOKS):
             blob = _blob(where)
             try:
                 blob.reload(timeout=_TIMEOUT, retry=_retry(retrying))
-            except _not_found():
+            except errors.NotFound:
                 return b"", 0
             generation = int(blob.generation)
-            with contextlib.suppress(_not_found(), PreconditionFailed):  # replaced in between
+            with contextlib.suppress(errors.NotFound, errors.PreconditionFailed):  # replaced
                 content = blob.download_as_bytes(
                     if_generation_match=generation, timeout=_TIMEOUT, retry=_retry(retrying)
                 )
@@ -159,7 +155,7 @@ def write(where: str, content: bytes, replacing: int | None = None, retrying: fl
 def remove(where: str, generation: int | None = None, retrying: float = 0.0) -> None:
     """Removes an object, if it is there; with a `generation` that one alone, or `Replaced`."""
     more = {} if generation is None else {"if_generation_match": generation}
-    with saying(where, "write to"), _preconditions(), contextlib.suppress(_not_found()):
+    with saying(where, "write to"), _preconditions(), contextlib.suppress(_errors().NotFound):
         _blob(where).delete(timeout=_TIMEOUT, retry=_retry(retrying), **more)
 
 
@@ -236,11 +232,10 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _preconditions():
-    from google.api_core.exceptions import PreconditionFailed
-
+    failed = _errors().PreconditionFailed
     try:
         yield
-    except PreconditionFailed as error:
+    except failed as error:
         raise Replaced from error
 
 
@@ -248,22 +243,27 @@ def _answered(where: str, ask: Callable[[], T], doing: str = "reach") -> T:
     """What `ask` returns, or a `UserError` when it takes longer than `PATIENCE`: the layers below
     have waits of their own, of minutes together."""
     found: list[Any] = []
+    clients = dict(_here.__dict__)  # ours is idle while we wait
 
     def work():
+        _here.__dict__.update(clients)
         try:
             with saying(where, doing):
                 found.append((ask(), None))
         except BaseException as error:
             found.append((None, error))
+        clients.update(_here.__dict__)
 
     thread = threading.Thread(target=work, daemon=True, name="bucket")
     thread.start()
     thread.join(PATIENCE)
-    if not found:
+    if thread.is_alive():
+        _here.__dict__.clear()
         raise UserError(
             f"cannot reach {where}: no answer within {PATIENCE:.0f} s; look whether the network "
             "and the name are right"
         )
+    _here.__dict__.update(clients)
     value, error = found[0]
     if error is not None:
         raise error
@@ -303,10 +303,12 @@ def _retry(seconds: float = 0.0) -> Any:
     return DEFAULT_RETRY.with_timeout(seconds or RETRYING)
 
 
-def _not_found() -> Any:
-    from google.api_core.exceptions import NotFound
+def _errors() -> Any:
+    """The module of the errors of Google's client."""
+    _storage()
+    from google.api_core import exceptions
 
-    return NotFound
+    return exceptions
 
 
 def _blob(where: str) -> Any:

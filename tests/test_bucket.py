@@ -1,6 +1,8 @@
 """What a bucket says is one line, soon; objects are whole, and replaced by whom we mean."""
 
 import socket
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +112,15 @@ def test_a_bucket_that_never_answers(monkeypatch):
         for call in (bucket.check, bucket.read):
             assert "no answer within" in refusal(call, PLACE)
         assert time.monotonic() - begin < 30
+
+
+def test_without_the_packages(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.setattr(bucket, "_here", threading.local())
+    calls = (bucket.check, bucket.read, bucket.look, bucket.remove, bucket.files, bucket.place)
+    for call in (*calls, lambda where: bucket.write(where, b"")):
+        place = Path(PLACE) if call is bucket.place else PLACE
+        assert 'pip install "aigc-jax[gcs]"' in refusal(call, place)
 
 
 def test_together_they_are_within_a_minute():

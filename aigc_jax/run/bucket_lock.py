@@ -63,13 +63,9 @@ class BucketLock(Lock):
 
     def _release(self) -> None:
         if self._taken is None:
-            try:
+            # Another run has it, or it will be seen to be gone.
+            with contextlib.suppress(bucket.Replaced, UserError):
                 bucket.remove(self._url, self._generation, _RETRYING)
-            except (
-                bucket.Replaced,
-                UserError,
-            ):  # another run has it, or it will be seen to be gone
-                return
 
 
 def _processes() -> str:

@@ -93,8 +93,11 @@ class Mirror:
             return "/".join([self._url, *path.relative_to(self.folder).parts])
         return str(path)
 
-    def push(self) -> None:
+    def push(self, retrying: float = 0.0) -> None:
         """Waits until the bucket has everything.
+
+        Args:
+            retrying: seconds, see `bucket.write`.
 
         Raises:
             UserError: it does not take it.
@@ -107,10 +110,10 @@ class Mirror:
             for name, stamp in found.items():
                 with contextlib.suppress(FileNotFoundError):  # removed just now
                     content = (self.folder / name).read_bytes()
-                    bucket.write(f"{self._url}/{name}", content)
+                    bucket.write(f"{self._url}/{name}", content, retrying=retrying)
                     self._there[name] = stamp
             for name in [n for n in self._there if not os.path.lexists(self.folder / n)]:
-                bucket.remove(f"{self._url}/{name}")
+                bucket.remove(f"{self._url}/{name}", retrying=retrying)
                 del self._there[name]
             self._refused = False
 
@@ -151,7 +154,7 @@ class Mirror:
         while not self._closing.wait(wait):
             begin = time.monotonic()
             try:
-                self.push()
+                self.push(retrying=5.0)  # nobody waits for it longer; the next time may do
                 warned = False
             except (UserError, OSError) as error:
                 if not warned:
