@@ -129,7 +129,8 @@ class Checkpoints:
         """Waits, and lets go of the threads."""
         if self._manager is not None:
             self.wait()
-            self._manager.close()
+            with _disk_errors(self.directory):
+                self._manager.close()
             self._manager = None
 
     def restore(

@@ -1,5 +1,6 @@
 """A run in a bucket is the run that it is on a disk: stopped, killed, gone on with, looked at."""
 
+import contextlib
 import json
 import re
 import signal
@@ -21,7 +22,7 @@ from runs import (
     stop_at,
 )
 
-from aigc_jax import bucket
+from aigc_jax import bucket, convert
 from aigc_jax.api import Run
 from aigc_jax.check import check
 from aigc_jax.compare import compare
@@ -30,7 +31,7 @@ from aigc_jax.evaluate import evaluate
 from aigc_jax.export import export
 from aigc_jax.interop.safetensors import read_parameters
 from aigc_jax.parallel.feed import TrainFeed
-from aigc_jax.run import bucket_lock
+from aigc_jax.run import bucket_lock, curves, goodput
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.sample import generate
 from aigc_jax.tasks.task import Settings
@@ -149,6 +150,12 @@ def test_what_is_measured_and_made_is_the_same(halves, emulator, undisturbed, tm
         export(config, workdir, out)
     assert_same(*map(read_parameters, exported))
 
+    ways = [[halves], [undisturbed / "whole"]]
+    ours, other = (curves.curve(way, "eval/loss") for way in ways)
+    assert_same(ours, other)
+    ours = goodput.report(halves)
+    assert ours is not None
+    assert ours["starts"] == 2
     compared = compare(["gs://runs/halves", str(undisturbed / "whole")], tmp_path / "plot")
     assert compared["config"] == {}
     run = Run(halves)
@@ -163,6 +170,15 @@ def test_what_is_measured_and_made_is_the_same(halves, emulator, undisturbed, tm
     assert said["workdir"] == "gs://runs/halves can be listed, written and removed from"
     assert said["earlier run"] == "goes on from step 8"
     assert not [name for name in emulator.names("halves/") if "probe" in name or ".writ" in name]
+
+
+def test_the_files_of_an_imported_model_are_found(emulator):
+    bucket.write("gs://runs/imported/huggingface/config.json", b"{}")
+    config = make_config("gpt", train__init_from="gs://runs/imported:0")
+    with contextlib.ExitStack() as held:
+        folder = convert._folder(config, Path("gs:/runs/tuned"), held)
+        assert folder is not None
+        assert (folder / "config.json").read_text() == "{}"
 
 
 def test_another_run_starts_from_its_parameters(halves):
