@@ -87,7 +87,7 @@ def test_resume_equals_no_stop_and_a_disk(halves, emulator, undisturbed, tmp_pat
 
 
 def test_kill_at_any_moment(emulator, tmp_path):
-    config = make_config("vae", train__duration="16 steps", train__checkpoint_every="4 steps")
+    config = make_config("vae", train__duration="24 steps", train__checkpoint_every="4 steps")
     config.train.log_every, config.train.sample_every = "1 steps", "8 steps"
     train(config, tmp_path / "whole")
     workdir = Path("gs:/runs/killed")
