@@ -31,7 +31,12 @@ CONFIG = Flag(
     "",
     "FILE[:ARG], e.g. gan/dcgan:quickstart; or a run's workdir, to repeat it",
 )
-WORKDIR = Flag("workdir", str, "", "directory of the run; by default runs/NAME-OF-THE-CONFIG")
+WORKDIR = Flag(
+    "workdir",
+    str,
+    "",
+    "directory of the run, or gs://BUCKET/NAME; by default runs/NAME-OF-THE-CONFIG",
+)
 OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
 BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
 OVERWRITE = Flag("overwrite", bool, False, "replace files that are there")

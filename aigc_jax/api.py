@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from aigc_jax import keys, tasks
+from aigc_jax import bucket, keys, tasks
 from aigc_jax.config import Config, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.options import make as make_options
 from aigc_jax.resume import experiment_of, restore
-from aigc_jax.run.files import read_json, read_lines
+from aigc_jax.run.files import is_file, read_json, read_lines
 from aigc_jax.sample import (
     FROM_DATA,
     check_labels,
@@ -39,8 +39,10 @@ class Run:
     def __init__(self, workdir: Path, *, best: bool = False):
         self.workdir, self._best = workdir, best
         path = workdir / "config.json"
-        if not path.is_file():
-            raise UserError(f"{workdir} holds no run (no config.json); run `aigc train` first")
+        if not is_file(path):
+            raise UserError(
+                f"{bucket.shown(workdir)} holds no run (no config.json); run `aigc train` first"
+            )
         self.config: Config = tasks.complete(from_json(read_json(path)))
 
     @cached_property
@@ -153,4 +155,4 @@ class Run:
         return list({(line["step"], line.get("phase")): line for line in lines}.values())
 
     def __repr__(self) -> str:
-        return f"Run({str(self.workdir)!r}, task {self.config.task.name})"
+        return f"Run({bucket.shown(self.workdir)!r}, task {self.config.task.name})"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from aigc_jax import tasks
+from aigc_jax import bucket, tasks
 from aigc_jax.aot import topology as slices_of
 from aigc_jax.aot.programs import train_program
 from aigc_jax.config import Config
@@ -25,6 +25,7 @@ from aigc_jax.parallel.sharding import check_memory
 from aigc_jax.resume import check_same_data, other_parameters
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.console import say
+from aigc_jax.run.lock import STALE
 from aigc_jax.train import EVENTS, check_same_run, check_writable_directory
 
 PROBE = 64 * 2**20  # bytes written to find out how fast a disk is
@@ -220,12 +221,17 @@ class Place:
 
     def __init__(self, workdir: Path, experiment: Experiment):
         self._workdir, self._experiment = workdir, experiment
+        self._where = bucket.url(workdir)
         state = jax.tree.leaves(experiment.abstract_state)
         self._size = sum(math.prod(x.shape) * x.dtype.itemsize for x in state)
         self._seconds = 0.0
 
     def check_writable(self) -> str:
         """A file can be made, written and removed there; what was not there is not left."""
+        if self._where:
+            check_writable_directory(self._workdir)
+            self._seconds = _seconds_to_write(self._workdir, self._size)
+            return f"{self._where} can be listed, written and removed from"
         made = [path for path in (self._workdir, *self._workdir.parents) if not path.exists()]
         try:
             check_writable_directory(self._workdir)
@@ -238,6 +244,11 @@ class Place:
 
     def check_earlier(self) -> str:
         """No other run is there, and none is going on."""
+        if self._where and bucket.look(f"{self._where}/run.lock")[0].strip():
+            raise UserError(
+                f"{self._where} is locked: a run is using it (stop it, or take another --workdir), "
+                f"or one was killed; then `aigc train` goes on after {STALE:.0f} s"
+            )
         with suppress(FileNotFoundError), open(self._workdir / "run.lock", "rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -256,6 +267,8 @@ class Place:
 
     def check_room(self) -> str:
         """The checkpoints that are kept fit on the disk, and the one that is being written."""
+        if self._where:
+            return "a bucket has room"
         train = self._experiment.config.train
         count = train.keep + 1 + bool(train.best)
         there = next(p for p in (self._workdir, *self._workdir.parents) if p.exists())
@@ -279,6 +292,11 @@ def _share(leaf: Any) -> int:
 def _seconds_to_write(folder: Path, size: int) -> float:
     """Seconds until so many bytes are on this disk, from those that some of them take."""
     probe, part = folder / f".probe-{os.getpid()}", max(1, min(size, PROBE))
+    if where := bucket.url(probe):
+        begin = time.perf_counter()
+        bucket.write(where, os.urandom(part))
+        bucket.remove(where)
+        return (time.perf_counter() - begin) * size / part
     try:
         begin = time.perf_counter()
         with open(probe, "wb") as file:

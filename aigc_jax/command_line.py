@@ -17,7 +17,7 @@ from aigc_jax.config_files import find, load
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.paths import expand
 from aigc_jax.run.console import say
-from aigc_jax.run.files import read_config
+from aigc_jax.run.files import is_file, read_config
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -240,7 +240,7 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
         if match:
             workdir = match[1] if match[1] is not None else "".join(argv[i + 1 : i + 2])
             path = expand("workdir", workdir) / "config.json"
-            if not path.is_file():
+            if not is_file(path):
                 return None
             return from_json(read_config(path))
     return None

@@ -10,7 +10,7 @@ from aigc_jax.config import as_json, flatten, from_json
 from aigc_jax.errors import UserError, printable
 from aigc_jax.run import curves
 from aigc_jax.run.console import say
-from aigc_jax.run.files import read_config, read_lines, read_optional
+from aigc_jax.run.files import is_file, read_config, read_lines, read_optional
 from aigc_jax.tasks import filled
 
 
@@ -54,7 +54,7 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
 def workdir_of(place: str) -> Path:
     """The directory of a run, or of a row that was run."""
     for path in (Path(os.path.expanduser(place)), Path("runs/reproduce", place)):
-        if (path / "config.json").is_file():
+        if is_file(path / "config.json"):
             return path
     known = f"; rows are {', '.join(rows.names())}" if "/" not in place else ""
     raise UserError(f"{printable(place)} is no run (no config.json in it){known}")

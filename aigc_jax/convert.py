@@ -1,12 +1,14 @@
 """Models of other libraries as runs, and runs as models of other libraries."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from aigc_jax import bucket
 from aigc_jax.config import Config, as_json, base, optimizer, text
 from aigc_jax.data.tokenizer import tokenizer_of
 from aigc_jax.errors import UserError, printable
@@ -18,6 +20,7 @@ from aigc_jax.resume import describe_data, experiment_of, restore
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import write_json
 from aigc_jax.run.lock import Lock
+from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import echo, environment
 from aigc_jax.tasks.task import inference_state
 from aigc_jax.tasks.transfer import transfer
@@ -126,8 +129,16 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
         )
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
     parameters = jax.device_get(state.networks["model"].variables()["params"])
-    folder = _folder(experiment.config, workdir)
-    came = {}
+    with ExitStack() as held:
+        files = _write(experiment, workdir, out, model, parameters, held)
+    return {"step": int(state.step), "out": str(out), "files": files}
+
+
+def _write(
+    experiment: Experiment, workdir: Path, out: Path, model: GPT, parameters: Any, held: ExitStack
+) -> list[str]:
+    """The files of the model and what came with it; their names."""
+    folder, came = _folder(experiment.config, workdir, held), {}
     if folder is not None:
         came = hf.read_object(folder / hf.CONFIG)
         if came.get("vocab_size") != model.vocab_size:
@@ -148,11 +159,7 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     definition = getattr(tokenizer, "definition", None)
     if folder is None and definition is not None:
         (out / "tokenizer.json").write_text(definition, encoding="utf-8")
-    return {
-        "step": int(state.step),
-        "out": str(out),
-        "files": sorted(path.name for path in out.iterdir() if path.is_file()),
-    }
+    return sorted(path.name for path in out.iterdir() if path.is_file())
 
 
 def convert(flags: Any, config: Config | None) -> dict[str, Any]:
@@ -167,6 +174,11 @@ def convert(flags: Any, config: Config | None) -> dict[str, Any]:
         if flags[name] and bool(source) == (name == "best"):
             raise UserError(f"--{name} is for {where}; leave it out")
     place = expand("workdir", workdir)
+    if source and bucket.url(place):
+        raise UserError(
+            f"--workdir={workdir}: make the run on a disk, and copy it there: "
+            f"gcloud storage cp DIR/* {workdir}/ --recursive"
+        )
     if source:
         return import_model(source, place, scan_layers=flags.scan_layers)
     if config is None:
@@ -197,12 +209,13 @@ def _tokenizer(folder: Path, vocab_size: int) -> str:
     return str(path.absolute())
 
 
-def _folder(config: Config, workdir: Path) -> Path | None:
+def _folder(config: Config, workdir: Path, held: ExitStack) -> Path | None:
     """The files that an imported model came with: this run's, or those of the one it began from."""
     begun, _, step = config.train.init_from.rpartition(":")
     if not (begun and step.isdecimal()):
         begun = config.train.init_from
-    for run in (workdir, expand("config.train.init_from", begun) if begun else workdir):
+    for place in (workdir, expand("config.train.init_from", begun) if begun else workdir):
+        run = held.enter_context(Mirror(place, keeps=False)).folder
         if (run / FOLDER / hf.CONFIG).is_file():
             return run / FOLDER
     return None

@@ -19,6 +19,7 @@ from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
 from aigc_jax.progress import bar
 from aigc_jax.resume import restore
+from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import echo
 from aigc_jax.run.report import write_report
 from aigc_jax.run.screen import evaluation_lines
@@ -225,7 +226,8 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
     echo(evaluation_lines(int(state.step), values))
     report = make_report(int(state.step), values, evaluations)
     if is_lead():
-        write_report(workdir, report)
+        with Mirror(workdir, keeps=False) as files:
+            write_report(files.folder, report)
     return report
 
 

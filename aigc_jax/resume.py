@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from aigc_jax import bucket
 from aigc_jax import config as config_lib
 from aigc_jax.config import Config
 from aigc_jax.data import source
@@ -190,7 +191,10 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
     some, or of a `.safetensors` file, as numpy arrays."""
     if init_from.endswith(safetensors.SUFFIX):
-        return safetensors.read_parameters(expand("config.train.init_from", init_from))
+        path = expand("config.train.init_from", init_from)
+        if bucket.url(path):
+            raise UserError(f"config.train.init_from={init_from}: copy the file to this machine")
+        return safetensors.read_parameters(path)
     workdir, _, step = init_from.rpartition(":")
     if not (workdir and step.isdecimal()):
         workdir, step = init_from, ""
@@ -202,8 +206,8 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     if found is None:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
         raise UserError(
-            f"config.train.init_from={init_from}: no such checkpoint in {path} (there: {there}); "
-            "write WORKDIR or WORKDIR:STEP of a run, or FILE.safetensors"
+            f"config.train.init_from={init_from}: no such checkpoint in {checkpoints.directory} "
+            f"(there: {there}); write WORKDIR or WORKDIR:STEP of a run, or FILE.safetensors"
         )
     averages = checkpoints.parameters(found[0], "ema")
     frozen = checkpoints.parameters(found[0], "frozen")

@@ -23,6 +23,7 @@ from aigc_jax.generate.pictures import COLUMNS
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.resume import experiment_of, restore
+from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import Writer, echo, show_text
 from aigc_jax.tasks.task import Settings, TrainState
 from aigc_jax.texts import Texts, read_prompts
@@ -189,14 +190,16 @@ def generate(
         drawn = {name: getattr(texts.options, name) for name in ("temperature", "top_k", "top_p")}
         shaped = drawn | ({"temperature": 0.0} if texts.options.greedy else {}) | shaped
     step = int(state.step)
-    if tokenizer is not None:
-        check_room(out or workdir, num, settings.max_new_tokens)
     told = {"labels": "_".join(map(str, labels))} if labels else shaped
-    stem = out or new_stem(workdir / "generated", settings.kind, step, seed, told)
     files: list[str] = []
     shown: Any = None
     first = 0
     with contextlib.ExitStack() as held:
+        mirror = held.enter_context(Mirror(workdir))
+        folder = mirror.folder / "generated"
+        if tokenizer is not None:
+            check_room(out or folder, num, settings.max_new_tokens)
+        stem = out or new_stem(folder, settings.kind, step, seed, told)
         if npz and is_lead():
             keep = held.enter_context(writing_arrays(npz, num, overwrite=overwrite))
         for samples in make(state):
@@ -205,7 +208,7 @@ def generate(
                 if npz:
                     keep(samples)  # before the pages: it says at once where there is no room
                 pages = writers.write(stem, samples, decode=decoder(tokenizer), **args)
-                files += [str(path) for path, _ in pages]
+                files += [mirror.shown(path) for path, _ in pages]
                 shown = pages[0][1] if shown is None else shown
                 if images:
                     writers.write_single_images(images, samples, **args)

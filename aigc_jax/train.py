@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from aigc_jax import bucket, tasks
 from aigc_jax import config as config_lib
-from aigc_jax import tasks
 from aigc_jax.aot.executable import from_file
 from aigc_jax.aot.programs import train_program
 from aigc_jax.aot.trusted import check_trusted
@@ -21,10 +21,12 @@ from aigc_jax.progress import waiting
 from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
 from aigc_jax.run import goodput, observe, trackers
 from aigc_jax.run.advice import Adviser
+from aigc_jax.run.bucket_lock import BucketLock
 from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.files import check_layout, read_config, write_json
+from aigc_jax.run.files import check_layout, is_file, read_config, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.lock import Lock
+from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import check_evaluation, echo
 from aigc_jax.run.report import write_report
 from aigc_jax.run.requests import Requests
@@ -63,7 +65,7 @@ def train(
 
     Args:
         config: the experiment.
-        workdir: receives everything; made if it is not there.
+        workdir: receives everything; made if it is not there. `gs:/BUCKET/NAME` is in a bucket.
         force: go on although the run in `workdir` had another config.
         executable: a file with the compiled step, see `executable.from_file`.
 
@@ -85,16 +87,18 @@ def train(
             check_writable_directory(workdir)
             experiment = Experiment(config)
             names = trackers.names(experiment.config.train.trackers) if is_lead() else []
-            check_same_run(workdir, experiment.config, force)
-            lock = held.enter_context(Lock(workdir))
-            held.enter_context(Watch(workdir, config.train.stall_seconds, clock))
-            profile = held.enter_context(Profile(config.train.profile, workdir))
-        return _train(experiment, workdir, clock, lock, profile, executable, force, names)
+            lock = held.enter_context((BucketLock if bucket.url(workdir) else Lock)(workdir))
+            files = held.enter_context(Mirror(workdir))
+            check_same_run(workdir, experiment.config, force, files.folder)
+            held.enter_context(Watch(files.folder, config.train.stall_seconds, clock))
+            profile = held.enter_context(Profile(config.train.profile, files.folder))
+        return _train(experiment, workdir, files, clock, lock, profile, executable, force, names)
 
 
 def _train(
     experiment: Experiment,
     workdir: Path,
+    files: Mirror,
     clock: Clock,
     lock: Lock,
     profile: Profile,
@@ -135,10 +139,10 @@ def _train(
         tracked = tracked if step < experiment.num_steps else []
         hparams = flatten(as_json(config))
         judged = metric_names(evaluations)
-        writer = observe.Writer(workdir, is_lead(), hparams, tracked, judged)
-        sample = make_sampler(experiment, workdir, writer, clock.beat)
+        writer = observe.Writer(files.folder, is_lead(), hparams, tracked, judged)
+        sample = make_sampler(experiment, files.folder, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
-            clock.keep(workdir, step)
+            clock.keep(files.folder, step)
         if experiment.data.about:
             echo(f"data: {experiment.data.about}")
         for name, meaning in getattr(experiment.task, "units", dict)().items():
@@ -170,8 +174,9 @@ def _train(
         before = time.monotonic()
         with clock("checkpoint"), waiting("saving a checkpoint"):
             found = results if results_step == step else None
-            checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
             writer.flush()
+            files.push()
+            checkpoints.save(step, state, {**meta, "interval": log.begun}, found)
         clock.mark(step)
         asked.saved()
         if advice := adviser.line(time.monotonic() - before, before - since):
@@ -196,8 +201,9 @@ def _train(
                 if step == first:
                     asked.listen()
                     if is_lead():
-                        write_json(workdir / "config.json", as_json(config))
-                        write_json(workdir / "environment.json", observe.environment(config.seed))
+                        write_json(files.folder / "config.json", as_json(config))
+                        about = observe.environment(config.seed)
+                        write_json(files.folder / "environment.json", about)
                     log.restart_clock(step + count)
                 step += count
                 log.add(step, metrics)
@@ -231,13 +237,13 @@ def _train(
             writer.close()
     echo(time_line(clock.shares()))
     if is_lead():
-        write_report(workdir, {})
+        write_report(files.folder, {})
     return {
-        "workdir": str(workdir),
+        "workdir": bucket.shown(workdir),
         "step": step,
         "stopped": asked.signal,
         "metrics": {**log.latest, **results},
-        "goodput": goodput.report(workdir),
+        "goodput": goodput.report(files.folder),
     }
 
 
@@ -250,8 +256,9 @@ def first_step(clock: Clock):
 
 def check_writable_directory(workdir: Path) -> None:
     """Makes the work directory, or refuses when it cannot be written."""
-    if ":/" in str(workdir):  # a Path has folded the two slashes of a URL
-        raise UserError(f"--workdir={workdir}: mount the bucket and give its directory")
+    if where := bucket.url(workdir):
+        bucket.check(where)
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         check_layout(workdir)
@@ -262,11 +269,19 @@ def check_writable_directory(workdir: Path) -> None:
         raise UserError(f"cannot write to --workdir={workdir}: {error.strerror}") from error
 
 
-def check_same_run(workdir: Path, config: Config, force: bool) -> None:
+def check_same_run(workdir: Path, config: Config, force: bool, folder: Path | None = None) -> None:
     """Refuses a work directory that holds another run: with `force`, only one whose state is of
-    another kind. One without a checkpoint has nothing to lose: its records are removed."""
-    path = workdir / "config.json"
-    if not path.exists():
+    another kind. One without a checkpoint has nothing to lose: its records are removed.
+
+    Args:
+        workdir: of the run.
+        config: of the run that is to begin or go on.
+        force: go on all the same.
+        folder: with its files, see `Mirror`; by default the directory itself.
+    """
+    folder = folder or workdir
+    path = folder / "config.json"
+    if not is_file(path):
         return
     try:
         stored = tasks.filled(config_lib.from_json(read_config(path)))
@@ -282,21 +297,22 @@ def check_same_run(workdir: Path, config: Config, force: bool) -> None:
     ]
     if not differing:
         return
+    shown = bucket.shown(workdir)
     if Checkpoints(workdir / "checkpoints", read_only=True).steps():
         if reason := config_lib.another_state(before, after):
             raise UserError(
-                f"{workdir} cannot go on: {reason}; to start from its parameters, take another "
-                f"--workdir and --config.train.init_from={workdir}"
+                f"{shown} cannot go on: {reason}; to start from its parameters, take another "
+                f"--workdir and --config.train.init_from={shown}"
             )
         if force:
             return
         raise UserError(
-            f"{workdir} holds a run with another config: {', '.join(differing)}; "
+            f"{shown} holds a run with another config: {', '.join(differing)}; "
             "take another --workdir, or go on with --resume=force"
         )
     if is_lead() and not force:
         for name in ("config.json", "metrics.jsonl", "goodput.jsonl", "trackers.json"):
-            (workdir / name).unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
 
 
 def round_up(interval: int, config: Config) -> int:

@@ -155,7 +155,7 @@ def check_command(command: Sequence[str], durable: bool = False) -> None:
 
     Args:
         command: the words after `--`.
-        durable: whether the machines may vanish, so that a `--workdir` must be in the bucket, and
+        durable: whether the machines may vanish, so that a `--workdir` must be in a bucket, and
             `aigc train` must have one; what another command keeps, and where, it knows itself.
     """
     example = f"-- aigc train --config=FILE --workdir={MOUNT}/NAME"
@@ -168,13 +168,13 @@ def check_command(command: Sequence[str], durable: bool = False) -> None:
         match = re.fullmatch(r"--?workdir(?:=(.*))?", word, re.DOTALL)
         if match:
             workdir = match[1] if match[1] is not None else "".join(command[i + 1 : i + 2])
-    if workdir is not None and re.match(r"[a-z0-9]+://", workdir):
+    if workdir is not None and re.match(r"(?!gs://)[a-z0-9]+://", workdir):
         refuse(
-            f"--workdir={workdir} is a URL and work directories are paths; the bucket is mounted "
-            f"at {MOUNT}: write --workdir={MOUNT}/NAME"
+            f"--workdir={workdir}: work directories are paths or gs:// URLs; mount other buckets, "
+            f"and write --workdir={MOUNT}/NAME"
         )
     ours = any(Path(word).name in ("aigc", "aigc_jax") for word in command)
-    if durable and (ours or workdir) and not (workdir or "").startswith(f"{MOUNT}/"):
+    if durable and (ours or workdir) and not (workdir or "").startswith((f"{MOUNT}/", "gs://")):
         refuse(f"machines that may vanish need a --workdir in the bucket: {example}")
 
 

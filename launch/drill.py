@@ -76,6 +76,8 @@ def workdir_of(command: Sequence[str]) -> Path:
     for i, word in enumerate(command):
         if match := re.fullmatch(r"--?workdir(?:=(.+))?", word, re.DOTALL):
             found = match[1] or "".join(command[i + 1 : i + 2])
+            if "://" in found:
+                refuse(f"--workdir={found}: a drill looks into a directory on this machine")
             if found:
                 return Path(found)
     refuse("a drill looks into the run's work directory: give the command its --workdir")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "aigc_jax"
 
 # From the ground up. A module may import those on its own line and on the lines before it.
 FLOORS = (
-    ("errors", "paths", "atomic", "config", "keys", "rng", "ranges", "progress"),
+    ("errors", "paths", "atomic", "bucket", "config", "keys", "rng", "ranges", "progress"),
     ("ops",),
     ("models",),
     ("generate",),

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import Any, NamedTuple
 
-from aigc_jax import config
+from aigc_jax import bucket, config
 from aigc_jax.data import source, tfds_files
 from aigc_jax.errors import UserError, nearest, printable
 
@@ -139,6 +139,11 @@ def prepare(name: str) -> str:
     if not tfds_files.data_dirs():
         raise UserError("this user has no home folder; set TFDS_DATA_DIR to where sets shall lie")
     root = tfds_files.data_dirs()[0]
+    if where := bucket.url(root):
+        raise UserError(
+            f"TFDS_DATA_DIR={where}: prepare sets in a folder on this machine, and copy it there: "
+            f"gcloud storage cp FOLDER/{name} {where}/ --recursive"
+        )
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare()

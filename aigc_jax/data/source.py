@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from aigc_jax import progress
+from aigc_jax import bucket, progress
 from aigc_jax.config import Config
 from aigc_jax.data import (
     embedded,
@@ -255,7 +255,7 @@ def _found(data_config, size, wants_text) -> Source:
     known = [*BUILT_IN, *tfds.list_builders(with_community_datasets=False)]
     stem = name.partition(":")[0].partition("/")[0]
     if stem in known:
-        where = " or ".join(printable(folder) for folder in tfds_files.data_dirs())
+        where = " or ".join(printable(bucket.shown(p)) for p in tfds_files.data_dirs())
         raise UserError(
             f"{printable(name)} is not in {where or 'TFDS_DATA_DIR, which is not set'}; "
             f"run: aigc data prepare {printable(name)}"

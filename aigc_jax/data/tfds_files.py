@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from aigc_jax import progress
-from aigc_jax.data import picture
+from aigc_jax import bucket, progress
+from aigc_jax.data import bucket_sets, picture
 from aigc_jax.data.cache import cached
 from aigc_jax.data.examples import Feature, Source
 from aigc_jax.data.identity import Entry, identity
@@ -41,15 +41,19 @@ def data_dirs() -> list[Path]:
     """
     given, at_home = os.environ.get("TFDS_DATA_DIR"), home()
     return [
-        *([expand("", given)] if given else []),
+        *([expand("TFDS_DATA_DIR", given)] if given else []),
         *([at_home / "tensorflow_datasets"] if at_home else []),
     ]
 
 
 def prepared() -> dict[str, Path]:
-    """Every set on this machine, as `name`, `name/config`, to the folder of its newest version."""
+    """Every set here or in the bucket: `name`, `name/config`, to its newest version's folder."""
     found = {}
     for root in reversed(data_dirs()):
+        if bucket.url(root):
+            for name in bucket_sets.DESCRIPTIONS:
+                bucket_sets.look(root, f"**/{name}")
+            root = bucket_sets.folder(root)
         for info in [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]:
             folder = info.parent
             if _VERSION.fullmatch(folder.name):
@@ -69,16 +73,19 @@ def find(name: str) -> "Prepared | None":
     name, _, version = name.partition(":")
     versions, configs = set(), set()
     for root in data_dirs():
+        remote: bucket_sets.Remote = {}
+        if bucket.url(root):
+            remote, root = bucket_sets.look(root, f"{name}/**"), bucket_sets.folder(root)
         folders = [
             path.parent
             for path in (root / name).glob("*/dataset_info.json")
             if _VERSION.fullmatch(path.parent.name)
         ]
         if folders and not version:
-            return Prepared.open(name, max(folders, key=_recency))
+            return Prepared.open(name, max(folders, key=_recency), remote)
         for folder in folders:
             if folder.name == version:
-                return Prepared.open(name, folder)
+                return Prepared.open(name, folder, remote)
             versions.add(folder.name)
         configs |= {path.parts[-3] for path in (root / name).glob("*/*/dataset_info.json")}
     if versions:
@@ -103,17 +110,19 @@ class Prepared:
         folder: holds the files.
         shards: split -> [(file, number of records)].
         features: `features.json`'s top level: name -> description.
+        remote: of a set in a bucket: its files, which are fetched when they are read.
     """
 
     name: str
     folder: Path
     shards: dict[str, list[tuple[Path, int]]]
     features: dict[str, dict]
+    remote: bucket_sets.Remote = field(default_factory=dict, repr=False)
     _readers: dict = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def open(cls, name: str, folder: Path) -> "Prepared":
+    def open(cls, name: str, folder: Path, remote: bucket_sets.Remote | None = None) -> "Prepared":
         try:
             info = json.loads((folder / "dataset_info.json").read_text())
             features = json.loads((folder / "features.json").read_text())
@@ -123,7 +132,7 @@ class Prepared:
             raise UserError(
                 f"{printable(folder)} is not a whole TFDS data set: {printable(error)}"
             ) from error
-        return cls(name, folder, shards, described)
+        return cls(name, folder, shards, described, remote or {})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -236,18 +245,25 @@ class Prepared:
         """Names, sizes and places of the shards: they are the same wherever the set is copied."""
         files = {p.name: p for shards in self.shards.values() for p, _ in shards}
         return identity(
-            {name: Entry(self._checked(path).stat().st_size) for name, path in files.items()},
+            {name: Entry(self._about_file(path)[0]) for name, path in files.items()},
             self.sizes,
         )
 
     def _files(self, split):
         """What the cache of a split depends on: its files, their sizes and dates."""
-        stats = [self._checked(path).stat() for path, _ in self.shards[split]]
         return {
             "folder": str(self.folder.resolve()),
             "split": split,
-            "files": [[s.st_size, s.st_mtime_ns] for s in stats],
+            "files": [self._about_file(path) for path, _ in self.shards[split]],
         }
+
+    def _about_file(self, path) -> list[int]:
+        """Its size and date, as they are in the bucket if it is not here yet."""
+        if path in self.remote:
+            about = self.remote[path][1]
+            return [about.size, int(about.updated)]
+        found = self._checked(path).stat()
+        return [found.st_size, found.st_mtime_ns]
 
     def _examples(self, split, indices):
         # The message classes alone; TFDS's package takes a second to import, once, when decoding.
@@ -288,6 +304,8 @@ class Prepared:
         return reader.read([int(place) for place in places])
 
     def _checked(self, path):
+        if path in self.remote:
+            return bucket_sets.fetched(path, self.remote)
         if not path.exists():
             raise UserError(
                 f"{printable(path)} is missing: remove {printable(self.folder)} and run "

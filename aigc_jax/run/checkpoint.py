@@ -15,12 +15,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from aigc_jax import bucket
 from aigc_jax.atomic import sync
 from aigc_jax.errors import UserError, first_line
 from aigc_jax.run.console import say
 from aigc_jax.run.files import finite
 from aigc_jax.run.stored import (
     Missing,
+    Place,
     checksum,
     damage,
     held,
@@ -67,7 +69,8 @@ class Checkpoints:
         """
         if keep < 1:
             raise UserError(f"config.train.keep={keep} would keep no checkpoint; keep 1 or more")
-        self.directory = directory.absolute()
+        place = bucket.place(directory)
+        self.directory: Any = place if bucket.url(directory) else place.absolute()
         self.keep, self.best, self.read_only = keep, best, read_only
         self.higher_is_better = higher_is_better
         self._manager = None
@@ -126,7 +129,8 @@ class Checkpoints:
         """Waits, and lets go of the threads."""
         if self._manager is not None:
             self.wait()
-            self._manager.close()
+            with _disk_errors(self.directory):
+                self._manager.close()
             self._manager = None
 
     def restore(
@@ -157,7 +161,7 @@ class Checkpoints:
                 other arrays than `abstract`, and it is the config that does not fit.
         """
 
-        def read(path: Path):
+        def read(path: Place):
             meta = read_meta(path)
             return int(path.name), meta, read_state(path, meta, abstract, missing)
 
@@ -170,7 +174,8 @@ class Checkpoints:
             if jax.process_index() == 0:
                 for s in bad:
                     (self.directory / str(s)).rename(self._free_name(s))
-                sync(self.directory)
+                if not self._remote:
+                    sync(self.directory)
             if bad and jax.process_count() > 1:
                 multihost_utils.sync_global_devices("set aside")
             if self._manager is not None:
@@ -194,7 +199,7 @@ class Checkpoints:
             UserError: there are checkpoints and none can be read.
         """
 
-        def read(path: Path):
+        def read(path: Place):
             return int(path.name), read_parameters(path, read_meta(path), part)
 
         return self._newest(step, read)
@@ -221,18 +226,23 @@ class Checkpoints:
         return value if self.higher_is_better else -value
 
     def _listed(self) -> list[int]:
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if is_step(path))
+        with bucket.saying(str(self.directory)) if self._remote else contextlib.nullcontext():
+            if not self.directory.is_dir():
+                return []
+            return sorted(int(path.name) for path in self.directory.iterdir() if is_step(path))
 
-    def _free_name(self, step: int) -> Path:
+    @property
+    def _remote(self) -> bool:
+        return not isinstance(self.directory, Path)
+
+    def _free_name(self, step: int) -> Place:
         names = [f"{step}.unreadable", *(f"{step}.unreadable{i}" for i in range(2, 1000))]
         return next(p for p in map(self.directory.joinpath, names) if not p.exists())
 
     def _newest(
         self,
         step: int | None,
-        read: Callable[[Path], Any],
+        read: Callable[[Any], Any],
         check: Callable[[Any], str] = lambda _: "",
     ) -> Any | None:
         """What `read` finds in the newest that all processes can read and `check` lets pass.
@@ -257,6 +267,9 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # Orbax raises whatever the layer below did
+                if self._remote and bucket.refused(error):  # which says nothing of the checkpoint
+                    with bucket.saying(str(path)):
+                        raise
                 problem = first_line(error) or repr(error)
             if _on_all(not problem):
                 problem = check(found)
@@ -310,6 +323,8 @@ class Checkpoints:
         return self._manager
 
     def _check_room(self, state: Any) -> None:
+        if self._remote:
+            return
         needed = sum(
             shard.data.nbytes
             for leaf in jax.tree.leaves(state)
@@ -329,7 +344,7 @@ class Checkpoints:
 class _BeingRead:
     """Keeps the checkpoints that an evaluation is reading, until the next one is saved."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Place):
         self._directory = directory
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
@@ -353,10 +368,12 @@ def _as_on_lead(steps: list[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _disk_errors(directory: Path):
-    """A full or read-only disk is something that the user can mend."""
+def _disk_errors(directory: Place):
+    """A full or read-only disk is something that the user can mend, and so is a bucket."""
+    remote = not isinstance(directory, Path)
     try:
-        yield
+        with bucket.saying(str(directory), "write to") if remote else contextlib.nullcontext():
+            yield
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error)
         signs = (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from aigc_jax import bucket
 from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError, first_line
 
@@ -63,7 +64,7 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a work directory, or a `UserError`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(_content(path))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path}: {first_line(error)}; remove it, or take another --workdir"
@@ -71,6 +72,21 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
     return value
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, in a bucket too."""
+    where = bucket.url(path)
+    return path.is_file() if not where else bucket.read(where) is not None
+
+
+def _content(path: Path) -> bytes:
+    """Of a file, in a bucket too; where that does not answer, a `UserError`."""
+    where = bucket.url(path)
+    content = path.read_bytes() if not where else bucket.read(where)
+    if content is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
+    return content
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -97,9 +113,10 @@ def write_with(path: Path, write: Callable[[Path], Any]) -> None:
 def read_optional(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is none, or something else."""
     try:
-        return read_json(path)
-    except UserError:
+        value = json.loads(_content(path))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -174,7 +191,7 @@ def open_lines(path: Path) -> Lines:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of lines, without a torn one; none if there is no file."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = _content(path).decode("utf-8", errors="replace")
     except OSError:
         return []
     return [value for line in text.split("\n")[:-1] if isinstance(value := _parsed(line), dict)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from aigc_jax import bucket
 from aigc_jax.errors import UserError
 from aigc_jax.run.console import say
 from aigc_jax.run.files import writing
@@ -30,11 +31,11 @@ class Lock:
     run on another machine watches it and takes over when it has stood still for `STALE` seconds of
     its own monotonic clock. No two clocks are compared, so a clock that was moved does no harm.
 
-    Only process 0 takes it; the others learn whether it got it.
+    Only process 0 takes it; the others learn whether it got it. In a bucket: `bucket_lock.py`.
     """
 
     def __init__(self, workdir: Path):
-        self._workdir, self._path = workdir, workdir / "run.lock"
+        self._workdir, self._path = bucket.shown(workdir), workdir / "run.lock"
         self._identity = {
             "id": uuid.uuid4().hex,
             "machine": _machine(),
@@ -46,6 +47,7 @@ class Lock:
         self._closing = threading.Event()
         self._taken: str | None = None  # by whom, while we held it
         self._descriptor: int | None = None
+        self._held = False
         self._thread = threading.Thread(target=self._keep_beating, daemon=True, name="heartbeat")
 
     def __enter__(self):
@@ -66,15 +68,12 @@ class Lock:
         return self
 
     def __exit__(self, *_):
-        if self._descriptor is None:
+        if not self._held:
             return
         self._closing.set()
         self._thread.join()
-        if self._taken is None:
-            with contextlib.suppress(OSError):  # of a disk that is read-only by now
-                os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)  # and with it goes the OS lock
-        self._descriptor = None
+        self._release()
+        self._held = False
 
     def check(self) -> None:
         """This run still holds the lock, or a `UserError`: two must not write.
@@ -89,7 +88,7 @@ class Lock:
             )
 
     def _acquire(self) -> None:
-        with writing(self._workdir):
+        with writing(self._path.parent):
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         locked = True
         try:
@@ -100,12 +99,24 @@ class Lock:
             locked = False
         holder = self._read()
         # Something else than a run's words is no run's: with the OS lock held, it says nothing.
-        free = locked and _parse(holder).get("machine", _machine()) == _machine()
+        free = locked and parse(holder).get("machine", _machine()) == _machine()
         if holder and not free:
             self._watch(holder)
-        with writing(self._workdir):
+        with writing(self._path.parent):
             self._write()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._held = True
         self._thread.start()
+
+    def _release(self) -> None:
+        assert self._descriptor is not None
+        if self._taken is None:
+            with contextlib.suppress(OSError):  # of a disk that is read-only by now
+                os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)  # and with it goes the OS lock
+        self._descriptor = None
 
     def _watch(self, holder: bytes) -> None:
         """Returns when the heartbeat has stood still for long enough, or the lock is let go of."""
@@ -136,11 +147,11 @@ class Lock:
         while not self._closing.wait(HEARTBEAT):
             try:
                 now = self._read()
-                if _parse(now).get("id", self._identity["id"]) != self._identity["id"]:
+                if parse(now).get("id", self._identity["id"]) != self._identity["id"]:
                     self._taken = _describe(now)
                     return
                 self._write()
-            except OSError:
+            except (OSError, UserError):
                 continue  # a file system that hiccups is no reason to stop; the next beat may do
 
     def _read(self) -> bytes:
@@ -148,10 +159,13 @@ class Lock:
 
     def _write(self) -> None:
         assert self._descriptor is not None
+        os.pwrite(self._descriptor, self._text(), 0)
+        os.fsync(self._descriptor)
+
+    def _text(self) -> bytes:
         self._beat += 1
         text = json.dumps({**self._identity, "beat": self._beat})
-        os.pwrite(self._descriptor, text.encode().ljust(_SIZE - 1) + b"\n", 0)
-        os.fsync(self._descriptor)
+        return text.encode().ljust(_SIZE - 1) + b"\n"
 
 
 def _machine() -> str:
@@ -162,7 +176,8 @@ def _machine() -> str:
         return socket.gethostname()
 
 
-def _parse(holder: bytes) -> dict:
+def parse(holder: bytes) -> dict:
+    """What a holder says of itself; empty where it is something else than a run's words."""
     try:
         who = json.loads(holder)
     except (ValueError, RecursionError):
@@ -171,7 +186,7 @@ def _parse(holder: bytes) -> dict:
 
 
 def _describe(holder: bytes) -> str:
-    who = _parse(holder)
+    who = parse(holder)
     if not who:
         return "by another run"
     return f"by process {who.get('pid')} on {who.get('host')} (since {who.get('since')})"

@@ -13,9 +13,8 @@ import gc
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import jax
@@ -27,6 +26,8 @@ from aigc_jax.errors import UserError
 from aigc_jax.ops.fingerprint import fingerprint
 
 Name = tuple[str, ...]  # of an array: its path in the state
+Place: Any = PurePath  # a `Path`, or etils' one of a bucket, which has the same methods
+COMMIT = "commit_success.txt"  # in a bucket, where nothing can be renamed, Orbax's last object
 Missing = Callable[[str, jax.ShapeDtypeStruct, Mapping[str, Any]], Any]
 
 
@@ -42,7 +43,7 @@ def inspect(state: Any) -> tuple[dict[str, list], list[str]]:
     return entries, bad
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def read_meta(path: Place) -> dict[str, Any]:
     """The description of a checkpoint, or a ValueError or OSError that says what is wrong."""
     meta = json.loads((path / "meta" / "metadata").read_text(encoding="utf-8"))
     if not isinstance(meta, dict) or not {"checksum", "fingerprints"} <= meta.keys():
@@ -52,7 +53,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     return meta
 
 
-def read_state(path: Path, meta: dict[str, Any], abstract: Any, missing: Missing | None) -> Any:
+def read_state(path: Place, meta: dict[str, Any], abstract: Any, missing: Missing | None) -> Any:
     """The state, placed as `abstract` says; see `Checkpoints.restore`."""
     leaves = named(abstract)
     layout = _layout(path, meta)
@@ -67,7 +68,7 @@ def read_state(path: Path, meta: dict[str, Any], abstract: Any, missing: Missing
     return jax.tree.unflatten(jax.tree.structure(abstract), [found[name] for name in leaves])
 
 
-def read_parameters(path: Path, meta: dict[str, Any], part: str) -> dict[str, Any]:
+def read_parameters(path: Place, meta: dict[str, Any], part: str) -> dict[str, Any]:
     """`{network: nested dict of numpy arrays}`, with nothing known of the state's structure."""
     names = [n for n in _layout(path, meta) if n[0] == "networks" and n[2:3] == (part,)]
     found = _read_arrays(path, dict.fromkeys(names))
@@ -104,20 +105,25 @@ def checksum(meta: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def held(path: Path):
+def held(path: Place):
     """While it is entered, the run that writes these checkpoints does not delete this one.
 
     By a lock of the operating system on the description, which needs no right to write and goes
     with the process. Where there are no locks, the reader has to look again for the newest.
     """
+    if not isinstance(path, Path):
+        yield
+        return
     with open(path / "meta" / "metadata", "rb") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
-def is_held(path: Path) -> bool:
+def is_held(path: Place) -> bool:
     """Whether somebody reads this checkpoint."""
+    if not isinstance(path, Path):
+        return False
     try:
         with open(path / "meta" / "metadata", "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +163,7 @@ def _key(key: Any) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
-def _layout(path: Path, meta: dict[str, Any]) -> dict[Name, list[int]]:
+def _layout(path: Place, meta: dict[str, Any]) -> dict[Name, list[int]]:
     """The shape of every array in a checkpoint."""
     import orbax.checkpoint as ocp
     from etils import epath
@@ -175,7 +181,7 @@ def _layout(path: Path, meta: dict[str, Any]) -> dict[Name, list[int]]:
 
 
 def _check_fit(
-    path: Path,
+    path: Place,
     layout: Mapping[Name, list[int]],
     leaves: Mapping[Name, jax.ShapeDtypeStruct],
     absent: Sequence[Name],
@@ -211,7 +217,9 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _read_arrays(path: Path, wanted: Mapping[Name, jax.ShapeDtypeStruct | None]) -> dict[Name, Any]:
+def _read_arrays(
+    path: Place, wanted: Mapping[Name, jax.ShapeDtypeStruct | None]
+) -> dict[Name, Any]:
     """These arrays, each placed as its shape says, or in numpy for None."""
     import orbax.checkpoint as ocp
     from etils import epath
@@ -241,7 +249,10 @@ def _read_arrays(path: Path, wanted: Mapping[Name, jax.ShapeDtypeStruct | None])
     return {name: found[name] for name in wanted}
 
 
-def is_step(path: Path) -> bool:
-    """Whether this is a directory that we named: `8`, and not `08`, nor a file."""
+def is_step(path: Place) -> bool:
+    """Whether this is a directory that we named: `8`, and not `08`, nor a file; and, in a bucket,
+    whether it is finished."""
     name = path.name
-    return name.isascii() and name.isdigit() and name == str(int(name)) and os.path.isdir(path)
+    if not (name.isascii() and name.isdigit() and name == str(int(name))):
+        return False
+    return path.is_dir() if isinstance(path, Path) else (path / COMMIT).exists()

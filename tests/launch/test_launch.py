@@ -135,8 +135,8 @@ def test_dry_run_prints_the_reviewed_commands(golden, renew):
         ("tpu.py create a --zone=us-west4-a --type=v4-8 --slices=0", "whole number from 1"),
         ("tpu.py run a --zone=us-west4-a --port=80 -- aigc", "1024"),
         ("tpu.py run a --zone=us-west4-a", "the command is missing"),
-        ("tpu.py run a --zone=us-west4-a -- aigc train --workdir=gs://b/r", "/mnt/runs/NAME"),
-        ("local.py -- aigc train --workdir gs://b/r", "/mnt/runs/NAME"),
+        ("tpu.py run a --zone=us-west4-a -- aigc train --workdir=s3://b/r", "/mnt/runs/NAME"),
+        ("local.py -- aigc train --workdir s3://b/r", "/mnt/runs/NAME"),
         ("tpu.py stop a --zone=us-west4-a -- aigc", "takes no command"),
         ("tpu.py stop a --zone=us-west4-a --dryrun", "unrecognized arguments: --dryrun"),
         (
