@@ -233,7 +233,7 @@ def _stacked(name: str, data_config: Any) -> Source:
     if not name or "stacked" in name or "block_size" in data_config:
         raise UserError("write stacked:NAME, of a set of grey images with classes: stacked:mnist")
     inner = data_config.copy_and_resolve_references()
-    inner.source, inner.channels = name, 1
+    inner.source, inner.channels = name, 0
     source = open_source(inner)
     return stacked.source(name, source, functools.partial(_decoded, source, name))
 

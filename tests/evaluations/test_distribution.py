@@ -77,9 +77,9 @@ def test_each_sample_is_shown_beside_its_nearest_training_images():
     ((step, name, pixels),) = shown
     assert (step, name) == (0, "sets-neighbours")
     assert card["n_train"] == 20  # of 64: as many as there are held-out images
-    # 20 samples with 4 neighbours each, two to a row: images of 30 with their frames, drawn twice
-    # as large with 2 pixels between.
-    side = 30 if 56 // 30 == 1 else 60
+    # 20 samples with 4 neighbours each, two to a row: images of 30 with their frames, 2 pixels
+    # between.
+    side = 30
     assert pixels.shape == (10 * (side + 2) + 2, 10 * (side + 2) + 2, 3)
     cells = pixels[2:, 2:].reshape(10, side + 2, 10, side + 2, 3).swapaxes(1, 2)[..., 1:29, 1:29, 0]
     cells = cells.reshape(20, 5, 784) / 255.0

@@ -21,7 +21,8 @@ RING = "configs/gan/mixture.py:smoke"
 
 def test_the_samples_of_generate_are_counted_and_drawn(tmp_path):
     config = make_config(RING, train__seeds=2)
-    config.evals.modes.num_samples = 50
+    with config.unlocked():
+        config.evals.modes.num_samples = 50
     experiment = Experiment(config, devices=jax.devices()[:2])
     evaluations = make_evaluations(experiment)
     state = experiment.init()
