@@ -421,6 +421,17 @@ def test_what_is_of_texts_is_refused_of_images(flag, image_run, capsys):
     assert f"{name} is for text; this run makes images" in capsys.readouterr().err
 
 
+def test_evaluate_writes_a_page_if_asked(image_run, capsys):
+    assert aigc("evaluate", f"--workdir={image_run}", "--report") == 0
+    found = json.loads(capsys.readouterr().out)
+    page = (image_run / "report.html").read_text()
+    assert found["report"] == str(image_run / "report.html")
+    assert f"{found['metrics']['kl']:.5g}" in page
+    assert "Protocol card: eval" in page
+    assert aigc("report", str(image_run)) == 0  # its own page is renewed
+    assert json.loads(capsys.readouterr().out)["report"] == found["report"]
+
+
 def test_unknown_kind_is_refused(text_run, capsys):
     assert aigc("generate", f"--workdir={text_run}", "--kind=pictures") == 2
     assert "it makes: samples" in capsys.readouterr().err

@@ -162,7 +162,8 @@ def curves(runs: Sequence[Run]) -> str:
     parts = [f'<ul class="legend">{legend}</ul>'] if len(runs) > 1 else []
     parts.append(
         '<p class="quiet">Thin: training, means of log intervals. Dots: evaluations. A band goes '
-        "from the lowest to the highest of several seeds, or of steps that share a point.</p>"
+        "from the lowest to the highest of several seeds, or of steps that share a point. Where "
+        "the first twentieth of the steps reaches far beyond the rest, the plot is of the rest.</p>"
     )
     first = [plot for name, plot in drawn.items() if not panels.is_beside(name)]
     beside = [plot for name, plot in drawn.items() if panels.is_beside(name)]
@@ -182,10 +183,11 @@ def numbers(runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run.metrics))
     if not names:
         return ""
+    steps = [max((step for step, _ in run.metrics.values()), default=-1) for run in runs]
     groups: dict[str, dict[str, list[str]]] = {}
     for name in names:
         evaluation, _, metric = name.partition("/")
-        cells = [_value(run, name) for run in runs]
+        cells = [_value(run, name, at) for run, at in zip(runs, steps)]
         groups.setdefault(evaluation, {})[metric] = cells
     body = []
     for evaluation, rows in groups.items():
@@ -197,11 +199,15 @@ def numbers(runs: Sequence[Run]) -> str:
         )
         for metric, cells in rows.items():
             body.append(_row(metric, cells, "number"))
-    head = _head(_heads(runs)) if len(runs) > 1 else ""
-    return f"{_scrolled(head, body)}\n{cards(runs)}"
+    heads = [
+        f'{name}<br><span class="quiet">step {at:,}</span>' if at >= 0 else name
+        for name, at in zip(_heads(runs), steps)
+    ]
+    return f"{_scrolled(_head(heads), body)}\n{cards(runs)}"
 
 
-def _value(run: Run, name: str) -> str:
+def _value(run: Run, name: str, newest: int) -> str:
+    """The value of a metric, and its step where that is not the run's newest."""
     if name not in run.metrics:
         return ""
     step, values = run.metrics[name]
@@ -209,7 +215,7 @@ def _value(run: Run, name: str) -> str:
     spread = ""
     if len(values) > 1:
         spread = f" ({min(values):.5g} to {max(values):.5g}, {len(values)} seeds)"
-    at = f' <span class="quiet">step {step:,}</span>'
+    at = f' <span class="quiet">step {step:,}</span>' if step != newest else ""
     return html.escape(f"{mean:.5g}{spread}") + at
 
 
@@ -255,7 +261,7 @@ def configs(runs: Sequence[Run]) -> str:
     if len(known) > 1:
         keys = sorted(set().union(*(run.config for run in known)))
         different = {
-            key: [shown(run.config.get(key, "")) for run in known]
+            key: [_key(run, key) for run in known]
             for key in keys
             if len({str(run.config.get(key)) for run in known}) > 1
         }
@@ -264,10 +270,15 @@ def configs(runs: Sequence[Run]) -> str:
         else:
             parts.append("<p>The runs have the same config.</p>")
     for run in known:
-        rows = {key: [shown(value)] for key, value in run.config.items()}
+        rows = {key: [_key(run, key)] for key in run.config}
         of = f" of {shown(run.name)}" if len(known) > 1 else ""
         parts.append(f"<details><summary>All keys{of}</summary>{_table([], rows)}</details>")
     return "\n".join(parts)
+
+
+def _key(run: Run, key: str) -> str:
+    """The value of a key: of a text that is empty `""`, of a run that has no such key nothing."""
+    return shown(run.config[key] if run.config[key] != "" else '""') if key in run.config else ""
 
 
 def environments(runs: Sequence[Run]) -> str:

@@ -85,6 +85,8 @@ def svg(lines: Sequence[Line], number: int) -> str:
         figure, axes = pyplot.subplots(figsize=(4.2, 2.5), layout="constrained")
         for line in lines:
             _draw(axes, line)
+        axes.set_xlim(0, 1.03 * max(1, *(max(line.values) for line in lines)))
+        axes.set_ylim(*limits(lines))
         axes.grid(color=_GRID, alpha=0.2, lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
@@ -93,6 +95,26 @@ def svg(lines: Sequence[Line], number: int) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         pyplot.close(figure)
     return _for_a_page(file.getvalue(), number)
+
+
+def limits(lines: Sequence[Line]) -> tuple[float | None, float | None]:
+    """The lowest and highest value of a plot; (None, None): as the curves have them.
+
+    Where the first twentieth of the steps reaches far beyond the rest, as a loss does before it
+    falls, the plot is of the rest: else there would be nothing to see in it.
+    """
+    last = max(max(line.values) for line in lines)
+    early, late = [], []
+    for line in lines:
+        for step, values in line.values.items():
+            (late if step > last / 20 else early).extend((min(values), max(values)))
+    if not early or len(late) < 20:
+        return None, None
+    low, high = min(late), max(late)
+    whole = max(high, *early) - min(low, *early)
+    if whole <= 2 * (high - low) or low == high:
+        return None, None
+    return low - 0.06 * (high - low), high + 0.06 * (high - low)
 
 
 def _draw(axes, line: Line) -> None:

@@ -19,7 +19,6 @@ _SAMPLE = re.compile(r"([0-9]{1,18})(?:-(.+))?\.(png|txt)", re.DOTALL)
 _GENERATED = re.compile(r"(\w+)-step([0-9]{1,18})-(.+?)(?:-[0-9]+-[0-9]+)?\.(png|txt)", re.DOTALL)
 
 ABOUT = {
-    "samples": "the same noise at every step",
     "reconstructions": "held-out images, each beside its reconstruction",
     "interpolation": "arcs between two draws, a row each",
     "traversal": "a row moves one latent dimension of a held-out image",

@@ -40,7 +40,7 @@ def make_run(workdir, lines=(), report=None, **overrides):
     return workdir
 
 
-def line(step, phase="train", **values):
+def line(step, phase="train", /, **values):
     return {"step": step, "phase": phase, "wall_time": 1.0, **values}
 
 
@@ -128,7 +128,8 @@ def test_the_newest_pictures_are_in_the_page_itself(tmp_path):
     assert made["pictures"] == 4
     check_is_alone(text)
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    shades = [Image.open(io.BytesIO(base64.b64decode(x))).getpixel((0, 0))[0] for x in embedded]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(x))) for x in embedded]
+    shades = [int(np.asarray(picture)[0, 0, 0]) for picture in pictures]
     assert sorted(shades) == [2, 3, 6, 8]
     assert shades[0] == 2  # the samples come first
     assert any("samples/30.png is left out: it is damaged" in x for x in made["left_out"])
@@ -147,6 +148,7 @@ def test_numbers_are_the_newest_with_their_cards(tmp_path):
     assert "mean, mnist/test, 10,000 examples" in text
     assert re.search(r"<th>features\.sha</th><td>ab</td>", text)
     run = read.read_run(a, "a")
+    assert text.count("step 8</span>") == 2  # of b, and of what a did not measure at step 12
     assert run.metrics == {"eval/loss": (12, [6.5, 8.0]), "sets/kid": (8, [0.5])}
     differences = text[text.index("<h2>Config") : text.index("All keys of")]
     assert re.findall(r"<tr><th>([\w.]+)</th>", differences) == ["seed"]
@@ -194,6 +196,12 @@ def test_curves_of_runs_lie_over_each_other_and_keep_their_values(tmp_path):
     assert len(at) == panels.POINTS
     assert mean.mean() == pytest.approx(np.mean([step % 7 for step in range(3, 5003)]))
     assert (low.min(), high.max()) == (0, 6)
+    fell = {step: [1000.0 / step] for step in range(1, 101)}
+    low, high = panels.limits([panels.Line(0, False, fell)])
+    assert low is not None
+    assert high is not None
+    assert low < 10 < 1000 / 6 < high < 200  # the first five steps reach beyond
+    assert panels.limits([panels.Line(0, False, {1: [5.0], 2: [1.0]})]) == (None, None)
     _, text = page_of(a, b, out=tmp_path / "page.html")
     check_is_alone(text)
     plots = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
