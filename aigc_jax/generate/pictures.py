@@ -6,6 +6,7 @@ from jaxtyping import Float, UInt8
 from aigc_jax.errors import UserError
 
 COLUMNS = 10
+_SIDE = 56  # pixels: smaller images are drawn several times as large
 _FRAME = (60, 120, 255)  # of a sample among its neighbours
 
 
@@ -27,7 +28,7 @@ def grid(
     if shades.shape[-1] == 1:
         shades = np.repeat(shades, 3, axis=-1)
     height, width = shades.shape[1:3]
-    scale = max(1, min(56 // height, 56 * COLUMNS // width))
+    scale = max(1, min(_SIDE // height, _SIDE * COLUMNS // width))
     shades = shades.repeat(scale, axis=1).repeat(scale, axis=2)
     num, height, width, _ = shades.shape
     columns = max(1, min(num, COLUMNS * height // max(height, width)))
@@ -53,9 +54,11 @@ def beside(
     num, k, *shape = others.shape
     every = np.concatenate([images[:, None], others], axis=1).reshape(num * (k + 1), *shape)
     every = to_bytes(every)[..., : 1 if shape[-1] < 3 else 3]
-    every = np.broadcast_to(every, (*every.shape[:3], 3))
-    edge = max(1, shape[0] // 28)
-    framed = np.full((len(every), shape[0] + 2 * edge, shape[1] + 2 * edge, 3), 128, np.uint8)
+    scale = max(1, _SIDE // max(shape[:2]))
+    every = every.repeat(scale, axis=1).repeat(scale, axis=2).repeat(3 // every.shape[-1], axis=3)
+    _, height, width, _ = every.shape
+    edge = max(1, height // 28)
+    framed = np.full((len(every), height + 2 * edge, width + 2 * edge, 3), 128, np.uint8)
     framed[:: k + 1] = _FRAME
     framed[:, edge:-edge, edge:-edge] = every
     return grid(framed / 255.0, together=k + 1)

@@ -77,11 +77,13 @@ def test_each_sample_is_shown_beside_its_nearest_training_images():
     ((step, name, pixels),) = shown
     assert (step, name) == (0, "sets-neighbours")
     assert card["n_train"] == 20  # of 64: as many as there are held-out images
-    # 20 samples with 4 neighbours each, two to a row: images of 30 with their frames, 2 pixels
-    # between.
-    side = 30
+    # 20 samples with 4 neighbours each, two to a row: drawn twice as large, in frames of 2 pixels,
+    # 2 between.
+    side = 60
     assert pixels.shape == (10 * (side + 2) + 2, 10 * (side + 2) + 2, 3)
-    cells = pixels[2:, 2:].reshape(10, side + 2, 10, side + 2, 3).swapaxes(1, 2)[..., 1:29, 1:29, 0]
+    cells = (
+        pixels[2:, 2:].reshape(10, side + 2, 10, side + 2, 3).swapaxes(1, 2)[..., 2:58:2, 2:58:2, 0]
+    )
     cells = cells.reshape(20, 5, 784) / 255.0
     train = experiment.held_out_batch(experiment.data, jnp.uint32(0), np.arange(64))["image"]
     state = experiment.compile_inference()(experiment.init())
