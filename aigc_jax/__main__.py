@@ -85,7 +85,13 @@ VERBS = {
     ),
     "evaluate": Verb(
         "measure a run's checkpoint on held-out data; writes WORKDIR/report.json",
-        (CONFIG, OF_RUN, BEST, *PROCESSES),
+        (
+            CONFIG,
+            OF_RUN,
+            BEST,
+            Flag("report", bool, False, "write WORKDIR/report.html, too, as `aigc report` does"),
+            *PROCESSES,
+        ),
         "aigc evaluate --workdir=runs/dcgan",
         verbs.evaluate,
     ),
@@ -246,6 +252,15 @@ VERBS = {
         "aigc compare runs/a runs/b",
         verbs.compare,
     ),
+    "report": Verb(
+        "write one HTML page of runs: samples, curves, numbers with their protocols, configs",
+        (
+            Flag("out", str, "", "file; by default report.html, of one run in its directory"),
+            OVERWRITE,
+        ),
+        "aigc report runs/a runs/b --out=ab.html",
+        verbs.report,
+    ),
 }
 
 
@@ -273,7 +288,7 @@ def _main(argv: list[str]) -> int:
         console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
-    if words and name not in ("data", "reproduce", "compare", "metrics"):
+    if words and name not in ("data", "reproduce", "compare", "report", "metrics"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):

@@ -1,5 +1,6 @@
 """Evaluations: what a config's `evals` measure, each value with its protocol."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,21 +13,26 @@ from aigc_jax.data.text_size import TextSize
 from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.evaluations.distribution import distribution
 from aigc_jax.evaluations.likelihood import importance_sampled
+from aigc_jax.evaluations.modes import mode_counts
 from aigc_jax.evaluations.reconstructions import reconstructions
 from aigc_jax.experiment import Experiment
+from aigc_jax.generate.writers import write_png
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import each
 from aigc_jax.progress import bar
 from aigc_jax.resume import restore
+from aigc_jax.run.console import say
 from aigc_jax.run.mirror import Mirror
-from aigc_jax.run.observe import echo
+from aigc_jax.run.observe import Writer, echo
 from aigc_jax.run.report import write_report
 from aigc_jax.run.screen import evaluation_lines
 from aigc_jax.tasks.task import TrainState, inference_state
 
 Values = dict[str, float]
 Beat = Callable[[], None]  # called after every batch: a sign of life
+Show = Callable[[int, str, np.ndarray], None]
+"""Takes a picture: `(step, EVALUATION-NAME, pixels [height, width, 3] uint8)`."""
 
 
 class Evaluation(NamedTuple):
@@ -36,14 +42,14 @@ class Evaluation(NamedTuple):
         every: steps between two of it in training; 0 for none.
         averaged: whether it wants the moving averages of the parameters.
         metrics: the names of its values.
-        run: `(inference_state, beat) -> values`.
+        run: `(inference_state, beat) -> values`, and pictures by name, uint8 arrays, among them.
         card: what the values were measured on.
     """
 
     every: int
     averaged: bool
     metrics: tuple[str, ...]
-    run: Callable[[TrainState, Beat], Values]
+    run: Callable[[TrainState, Beat], dict[str, Any]]
     card: dict[str, Any]
 
 
@@ -121,10 +127,11 @@ EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "distribution": distribution,
     "reconstructions": reconstructions,
     "likelihood": likelihood,
+    "modes": mode_counts,
 }
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
-`evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card. The settings of
-a type stand in `keys.EVALUATION_SETTINGS`."""
+`evaluate` takes an `inference_state` and a `Beat`, and returns values and maybe pictures by name. A
+third value adds to the card. The settings of a type stand in `keys.EVALUATION_SETTINGS`."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -185,18 +192,22 @@ class Evaluator:
         experiment: Experiment,
         evaluations: dict[str, Evaluation],
         beat: Beat = lambda: None,
+        show: Show = lambda *_: None,
     ):
         self.evaluations, self._beat, self._experiment = evaluations, beat, experiment
+        self._show = show
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
         self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
 
     def __call__(self, state: TrainState, names: Iterable[str]) -> Values:
         """`{"NAME/METRIC": value}` of these evaluations. With several seeds it is their mean, and
-        `NAME/METRIC/seedN` is the value of the N-th, counted from 0."""
+        `NAME/METRIC/seedN` is the value of the N-th, counted from 0. Pictures are shown, of the
+        first seed."""
         names = list(names)
-        return each([self._run(one, names) for one in self._experiment.runs(state)])
+        runs = self._experiment.runs(state)
+        return each([self._run(one, names, shown=not seed) for seed, one in enumerate(runs)])
 
-    def _run(self, state: TrainState, names: list[str]) -> Values:
+    def _run(self, state: TrainState, names: list[str], shown: bool) -> Values:
         prepared: dict[bool, TrainState] = {}
         values = {}
         for name in names:
@@ -205,8 +216,34 @@ class Evaluator:
             if kind not in prepared:
                 prepared[kind] = self._prepare[kind](state)
             found = evaluation.run(prepared[kind], self._beat)
-            values |= {f"{name}/{metric}": value for metric, value in found.items()}
+            for metric, value in found.items():
+                if not isinstance(value, np.ndarray):
+                    values[f"{name}/{metric}"] = value
+                elif shown:
+                    self._show(int(state.step), f"{name}-{metric}", value)
         return values
+
+
+def pictures_in(workdir: Path, writer: Writer | None = None) -> Show:
+    """`show` for an `Evaluator`: pictures become `samples/STEP-EVALUATION-NAME.png`, and go to the
+    writer. Process 0 writes."""
+
+    def show(step: int, name: str, pixels: np.ndarray) -> None:
+        if not is_lead():
+            return
+        path = workdir / "samples" / f"{step}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name)}.png"
+        try:
+            write_png(path, pixels)
+        except OSError as error:  # a read-only mount: the numbers are more than the picture
+            if writer:
+                raise
+            say(f"warning: {path} was not written: {error.strerror}")
+            return
+        if writer:
+            writer.image(step, name, pixels)
+        echo(f"step {step}: {name} in {path.relative_to(workdir)}")
+
+    return show
 
 
 def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, Any]:
@@ -222,11 +259,12 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
     if not evaluations:
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
-    values = Evaluator(experiment, evaluations)(state, evaluations)
-    echo(evaluation_lines(int(state.step), values))
-    report = make_report(int(state.step), values, evaluations)
-    if is_lead():
-        with Mirror(workdir, keeps=False) as files:
+    with Mirror(workdir, keeps=False) as files:
+        evaluator = Evaluator(experiment, evaluations, show=pictures_in(files.folder))
+        values = evaluator(state, evaluations)
+        echo(evaluation_lines(int(state.step), values))
+        report = make_report(int(state.step), values, evaluations)
+        if is_lead():
             write_report(files.folder, report)
     return report
 

@@ -204,7 +204,7 @@ OPTIMIZER: Table = {
 }
 
 EVALUATION: Table = {
-    "type": Key("mean", "or per_example, distribution, reconstructions: docs/metrics.md", TEXT),
+    "type": Key("mean", "or per_example, distribution, modes, ...: docs/metrics.md", TEXT),
     "split": Key("", '"" as config.data.eval_split', TEXT),
     "every": Key("", '"" as config.train.eval_every', DURATION),
     "batch_size": Key(0, "0 as config.data.eval_batch_size", BATCH._replace(low=0)),
@@ -244,6 +244,10 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
     "reconstructions": {},
+    "modes": {
+        "num_samples": Key(2500, "generated points", COUNT),
+        "seed": Key(0, "of the noise; samples are those of `aigc generate --seed`", ranges.SEED),
+    },
     "distribution": {
         "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
         "metrics": Key(

@@ -14,7 +14,7 @@ from aigc_jax.aot.programs import train_program
 from aigc_jax.aot.trusted import check_trusted
 from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names
+from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names, pictures_in
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.progress import waiting
@@ -134,12 +134,13 @@ def _train(
             devices = list(experiment.mesh.devices.flat)
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
-        evaluate = Evaluator(experiment, evaluations, clock.beat)
         # Those of a run that has nothing more to do are not opened.
         tracked = tracked if step < experiment.num_steps else []
         hparams = flatten(as_json(config))
         judged = metric_names(evaluations)
         writer = observe.Writer(files.folder, is_lead(), hparams, tracked, judged)
+        show = pictures_in(files.folder, writer)
+        evaluate = Evaluator(experiment, evaluations, clock.beat, show)
         sample = make_sampler(experiment, files.folder, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(files.folder, step)

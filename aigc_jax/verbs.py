@@ -37,8 +37,19 @@ def evaluate(flags, config, _) -> dict[str, Any]:
     config, workdir = command_line.run_config(config, flags.workdir)
     with joined(flags, config):
         from aigc_jax.evaluate import evaluate
+        from aigc_jax.parallel.processes import is_lead
 
-        return evaluate(config, workdir, best=flags.best)
+        if flags.report:
+            from aigc_jax.report.write import check_on_disk
+
+            check_on_disk(flags.workdir)
+            check_writable("workdir", flags.workdir, workdir / "report.html")
+        found = evaluate(config, workdir, best=flags.best)
+        if flags.report and is_lead():
+            from aigc_jax.report.write import report
+
+            found |= {"report": report([str(workdir)])["report"]}
+        return found
 
 
 def generate(flags, config, _) -> dict[str, Any]:
@@ -228,6 +239,14 @@ def compare(flags, _, words) -> dict[str, Any]:
     path = expand("out", flags.out)
     check_writable("out", flags.out, path.with_name(f"{path.name}.png"))
     return compare(words, path, flags.metric)
+
+
+def report(flags, _, words) -> dict[str, Any]:
+    if not words:
+        raise UserError("write `aigc report RUN ...`: the directory of a run, or of several")
+    from aigc_jax.report.write import report
+
+    return report(words, expand("out", flags.out) if flags.out else None, flags.overwrite)
 
 
 def metrics(flags, _, words) -> dict[str, Any]:

@@ -147,6 +147,8 @@ BAD = {
         "that home is not known",
     ),
     "runs of nobody": (["compare", "~nobodyatall/a", "~nobodyatall/b"], "is no run"),
+    "no run to report": (["report"], "write `aigc report RUN ...`"),
+    "a report of nobody": (["report", "nowhere"], "nowhere is no run"),
     "no number": (["generate", "--num=1.5"], "--num=1.5 is not a whole number"),
     "no truth value": (["evaluate", "--best=maybe"], "--best=maybe is not true or false"),
     "data verb": (["data", "lst"], "aigc data list"),
@@ -327,7 +329,7 @@ def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
         aigc_word, example_verb, *words = shlex.split(verb.example)
         assert (aigc_word, example_verb) == ("aigc", name)
         _, config, rest = command_line.parse(verb.flags, words)
-        assert bool(rest) == (name in ("data", "reproduce", "compare", "metrics"))
+        assert bool(rest) == (name in ("data", "reproduce", "compare", "report", "metrics"))
         of_run = ("evaluate", "generate", "export", "convert")
         assert config is not None or bool(rest) or name in of_run
         assert verb.example in manual.verb_help(name, verb, [])
@@ -417,6 +419,17 @@ def test_what_is_of_texts_is_refused_of_images(flag, image_run, capsys):
     assert aigc("generate", f"--workdir={image_run}", "--num=2", flag) == 2
     name = flag.removeprefix("--").partition("=")[0]
     assert f"{name} is for text; this run makes images" in capsys.readouterr().err
+
+
+def test_evaluate_writes_a_page_if_asked(image_run, capsys):
+    assert aigc("evaluate", f"--workdir={image_run}", "--report") == 0
+    found = json.loads(capsys.readouterr().out)
+    page = (image_run / "report.html").read_text()
+    assert found["report"] == str(image_run / "report.html")
+    assert f"{found['metrics']['kl']:.5g}" in page
+    assert "Protocol card: eval" in page
+    assert aigc("report", str(image_run)) == 0  # its own page is renewed
+    assert json.loads(capsys.readouterr().out)["report"] == found["report"]
 
 
 def test_unknown_kind_is_refused(text_run, capsys):

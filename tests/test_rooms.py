@@ -26,6 +26,7 @@ FLOORS = (
     ("train",),
     ("config_files", "rows"),
     ("reproduce", "compare"),
+    ("report",),
     ("api",),
     ("__init__", "command_line", "manual", "check", "export"),
     ("running", "verbs", "__main__"),

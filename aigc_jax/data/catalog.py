@@ -57,6 +57,13 @@ ALWAYS = [
     Row("ring8:COUNT", "point", "100,000 of 8 Gaussians on a ring", "none", "here, computed"),
     Row("grid25:COUNT", "point", "100,000 of 25 Gaussians on a grid", "none", "here, computed"),
     Row(
+        "stacked:NAME",
+        "image",
+        "three grey images of NAME in one, 1,000 classes of mnist",
+        "of NAME",
+        "here, computed",
+    ),
+    Row(
         "addition:DIGITS", "pairs", "sums of up to 3 digits unless given", "none", "here, computed"
     ),
     Row(

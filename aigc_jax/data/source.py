@@ -5,6 +5,7 @@
 | `mnist5k`, `pydoc_text` | embedded in the installed packages |
 | `synthetic_images:64x64x3`, `synthetic_tokens:256` | made from their index |
 | `ring8`, `grid25` | points of a plane, made from their index |
+| `stacked:mnist` | three images of another source in one, drawn by index |
 | `addition:3`, `synthetic_copy:16:12`, `synthetic_reverse` | pairs, made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
@@ -31,6 +32,7 @@ from aigc_jax.data import (
     image_folder,
     mixtures,
     splits,
+    stacked,
     synthetic,
     text_folder,
     text_pairs,
@@ -179,6 +181,7 @@ BUILT_IN: dict[str, Callable[[str, Config], Source]] = {
     "synthetic_images": lambda parameters, data: synthetic.images(parameters),
     "ring8": lambda parameters, data: mixtures.source("ring8", parameters),
     "grid25": lambda parameters, data: mixtures.source("grid25", parameters),
+    "stacked": lambda parameters, data: _stacked(parameters, data),
     "pydoc_text": lambda parameters, data: embedded.pydoc_text(
         data.get("tokenizer", "char"), data.get("documents", "")
     ),
@@ -223,6 +226,16 @@ def open_source(data_config: Config) -> Source:
     else:
         source = _found(data_config, size, wants_text)
     return source if wants_text else resized(source, data_config, size)
+
+
+def _stacked(name: str, data_config: Any) -> Source:
+    """Three images of another source in one."""
+    if not name or "stacked" in name or "block_size" in data_config:
+        raise UserError("write stacked:NAME, of a set of grey images with classes: stacked:mnist")
+    inner = data_config.copy_and_resolve_references()
+    inner.source, inner.channels = name, 0
+    source = open_source(inner)
+    return stacked.source(name, source, functools.partial(_decoded, source, name))
 
 
 def _found(data_config, size, wants_text) -> Source:

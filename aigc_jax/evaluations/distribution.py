@@ -12,13 +12,17 @@ from aigc_jax.data import transforms
 from aigc_jax.data.source import Dataset
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
+from aigc_jax.generate.pictures import beside
 from aigc_jax.metrics import measure, networks
+from aigc_jax.metrics.neighbours import nearest_things
 from aigc_jax.metrics.networks import Outputs
 from aigc_jax.progress import bar
 from aigc_jax.sample import Sampler
 from aigc_jax.tasks.task import Settings, TrainState
 
 Beat = Callable[[], None]  # called after every batch: a sign of life
+PICTURED, NEIGHBOURS = 20, 4
+"""Samples that `memorisation` shows, and the nearest training images of each."""
 ROUNDED = "round(255 x) of x in [0, 1], as a file would hold it"
 
 
@@ -29,6 +33,9 @@ def distribution(
 
     Everything that can be wrong is found here, before the first step. The real images' features are
     computed once a run. Of the generated images their features alone are kept.
+
+    With `memorisation` there is a picture, `neighbours`: the first samples, each beside the nearest
+    of all training images, in the same features.
 
     Returns:
         The names of the values, `evaluate(state, beat)`, and what the values are measured on.
@@ -60,15 +67,33 @@ def distribution(
             beat()
         return networks.join(parts)
 
-    def evaluate(state: TrainState, beat: Beat) -> dict[str, float]:
+    def neighbours(images: np.ndarray, features: np.ndarray, beat: Beat) -> np.ndarray:
+        def parts():
+            for part in _images(experiment, experiment.data, experiment.data.size, batch, name):
+                yield extract(part).features, part
+                beat()
+
+        k = min(NEIGHBOURS, experiment.data.size)
+        found = nearest_things(features[:PICTURED], parts(), k)
+        return beside(images[:PICTURED] / 255.0, found.thing / 255.0)
+
+    def evaluate(state: TrainState, beat: Beat) -> dict[str, Any]:
         if not known:
             known.append(of_images(data, data.size, beat))
             if measure.needs_train(metrics):
                 known.append(of_images(experiment.data, min(experiment.data.size, data.size), beat))
         noise = rng.stream_key(settings.seed, "generate")
-        chunks = (chunk["image"] for chunk in sampler(state, noise, num, beat=beat))
-        fake = networks.join([extract(_levels(x, settings.uint8)) for x in chunks])
-        return measure.measure(metrics, measure.Sets(known[0], fake, *known[1:]), options)
+        images, parts = np.empty((0, height, width, channels)), []
+        for chunk in sampler(state, noise, num, beat=beat):
+            levels = _levels(chunk["image"], settings.uint8)
+            parts.append(extract(levels))
+            if len(images) < PICTURED:
+                images = np.concatenate([images, levels[: PICTURED - len(images)]])
+        fake = networks.join(parts)
+        values = measure.measure(metrics, measure.Sets(known[0], fake, *known[1:]), options)
+        if not measure.needs_train(metrics):
+            return values
+        return {**values, "neighbours": neighbours(images, fake.features, beat)}
 
     card = {
         **measure.protocol(metrics, network, options),
@@ -78,6 +103,13 @@ def distribution(
         "uint8": ROUNDED if settings.uint8 else "generated images not rounded",
         "sample_seed": settings.seed,
     }
+    if measure.needs_train(metrics):
+        used = min(experiment.data.size, data.size)
+        card["n_train"] = used
+        card["train_images"] = (
+            f"the first {used:,} of {experiment.data.name}/{experiment.data.split}, and as many "
+            "held-out ones"
+        )
     return measure.value_names(metrics, network, options), evaluate, card
 
 

@@ -6,14 +6,16 @@ from jaxtyping import Float, UInt8
 from aigc_jax.errors import UserError
 
 COLUMNS = 10
+_SIDE = 56  # pixels: smaller images are drawn several times as large
+_FRAME = (60, 120, 255)  # of a sample among its neighbours
 
 
 def grid(
-    images: Float[np.ndarray, "num height width channels"], gap: int = 2
+    images: Float[np.ndarray, "num height width channels"], gap: int = 2, together: int = 1
 ) -> UInt8[np.ndarray, "rows columns 3"]:
     """Images in [0, 1], row by row, ten to a row (fewer of wide ones), on grey; small ones are
     drawn several times as large. Of 2 or 4 channels the last is opacity: what is transparent shows
-    white.
+    white. A row holds a multiple of `together`.
 
     Raises:
         UserError: see `to_bytes`.
@@ -26,10 +28,11 @@ def grid(
     if shades.shape[-1] == 1:
         shades = np.repeat(shades, 3, axis=-1)
     height, width = shades.shape[1:3]
-    scale = max(1, min(56 // height, 56 * COLUMNS // width))
+    scale = max(1, min(_SIDE // height, _SIDE * COLUMNS // width))
     shades = shades.repeat(scale, axis=1).repeat(scale, axis=2)
     num, height, width, _ = shades.shape
     columns = max(1, min(num, COLUMNS * height // max(height, width)))
+    columns = max(1, columns // together) * together
     rows = -(-num // columns)
     canvas = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 128, np.uint8)
     for i, image in enumerate(shades):
@@ -37,6 +40,28 @@ def grid(
         left = gap + i % columns * (width + gap)
         canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def beside(
+    images: Float[np.ndarray, "num height width channels"],
+    others: Float[np.ndarray, "num others height width channels"],
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Each image, in a blue frame, and to its right the others that belong to it; all in [0, 1].
+
+    Raises:
+        UserError: see `to_bytes`.
+    """
+    num, k, *shape = others.shape
+    every = np.concatenate([images[:, None], others], axis=1).reshape(num * (k + 1), *shape)
+    every = to_bytes(every)[..., : 1 if shape[-1] < 3 else 3]
+    scale = max(1, _SIDE // max(shape[:2]))
+    every = every.repeat(scale, axis=1).repeat(scale, axis=2).repeat(3 // every.shape[-1], axis=3)
+    _, height, width, _ = every.shape
+    edge = max(1, height // 28)
+    framed = np.full((len(every), height + 2 * edge, width + 2 * edge, 3), 128, np.uint8)
+    framed[:: k + 1] = _FRAME
+    framed[:, edge:-edge, edge:-edge] = every
+    return grid(framed / 255.0, together=k + 1)
 
 
 def to_bytes(
@@ -57,11 +82,20 @@ def to_bytes(
 
 
 def scatter(
-    points: Float[np.ndarray, "num 2"], side: int = 512
+    points: Float[np.ndarray, "num 2"],
+    side: int = 512,
+    centres: Float[np.ndarray, "circles 2"] | None = None,
+    radius: float = 0.0,
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Points of a plane as dots on white, the second coordinate upwards. Lines mark the whole
     numbers, the darker ones zero. The picture reaches to 1.5, 3, 6, ... on every side, so that at
     least 99 % of the points are in it.
+
+    Args:
+        points: of which those that are not finite are left out.
+        side: of the picture, in pixels.
+        centres: of orange discs under the points.
+        radius: of the discs, in the unit of the points; none is drawn with less than 3 pixels.
     """
     points = points[np.isfinite(points).all(axis=1)]
     most = np.quantile(np.abs(points).max(axis=1), 0.99) if len(points) else 1.0
@@ -74,6 +108,11 @@ def scatter(
     whole = np.arange(1 - np.ceil(reach), np.ceil(reach))
     for at, number in zip(pixel(whole), whole):
         canvas[side - 1 - at, :] = canvas[:, at] = 225 if number else 170
+    unit = side / (2.0 * reach)
+    down, right = np.indices((side, side)) + 0.5
+    for x, y in () if centres is None else (np.asarray(centres) + reach) * unit:
+        disc = np.hypot(right - x, side - down - y) <= max(3.0, radius * unit)
+        canvas[disc] = (255, 200, 120)
     column, row = pixel(points).T
     for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot is 2 x 2 pixels
         y, x = side - 1 - row + down, column + right

@@ -6,18 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 STACKED = 1000  # modes of stacked MNIST: three digits, one a channel
-
-
-def ring(radius: float = 1.0, modes: int = 8) -> Float[np.ndarray, "modes 2"]:
-    """The centres of a ring of Gaussians (Metz et al. 2017: 8 on a circle)."""
-    angles = 2 * np.pi * np.arange(modes) / modes
-    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
-
-
-def square_grid(spacing: float = 2.0, side: int = 5) -> Float[np.ndarray, "modes 2"]:
-    """The centres of a square grid of Gaussians around zero (Srivastava et al. 2017: 5 x 5)."""
-    places = spacing * (np.arange(side) - (side - 1) / 2)
-    return np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1).reshape(-1, 2)
+DEVIATIONS = 3.0  # how far from its mode a point of high quality may lie
 
 
 def count_modes(
@@ -38,7 +27,7 @@ def count_modes(
         points over the Gaussians from the uniform one (of the whole mixture, if there are none).
     """
     squares = ((points[:, None, :] - centres[None]) ** 2).sum(axis=-1)
-    nearest, near = squares.argmin(axis=1), squares.min(axis=1) <= (3.0 * deviation) ** 2
+    nearest, near = squares.argmin(axis=1), squares.min(axis=1) <= (DEVIATIONS * deviation) ** 2
     counts = np.bincount(nearest[near], minlength=len(centres))
     return {
         "modes": float((counts > 0).sum()),

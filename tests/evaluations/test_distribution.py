@@ -26,10 +26,10 @@ def config_with(family="vae", best="", **settings):
     return config
 
 
-def evaluated(config, devices):
+def evaluated(config, devices, show=lambda *_: None):
     experiment = Experiment(config, devices=jax.devices()[:devices])
     evaluations = make_evaluations(experiment)
-    found = Evaluator(experiment, evaluations)(experiment.init(), evaluations)
+    found = Evaluator(experiment, evaluations, show=show)(experiment.init(), evaluations)
     assert {f"sets/{name}" for name in evaluations["sets"].metrics} == set(found)
     return experiment, found, evaluations["sets"].card
 
@@ -66,6 +66,35 @@ def test_the_sets_are_the_split_and_the_samples_that_generate_writes(on_one):
     assert card["parameters"] == "last"
     assert card["uint8"].startswith("round(255 x)")
     assert card["sample_seed"] == 0
+
+
+def test_each_sample_is_shown_beside_its_nearest_training_images():
+    shown = []
+    config = config_with(num_samples=30, batch_size=32, metrics="memorisation")
+    with config.unlocked():
+        del config.evals.sets.k
+    experiment, _, card = evaluated(config, 1, show=lambda *picture: shown.append(picture))
+    ((step, name, pixels),) = shown
+    assert (step, name) == (0, "sets-neighbours")
+    assert card["n_train"] == 20  # of 64: as many as there are held-out images
+    # 20 samples with 4 neighbours each, two to a row: drawn twice as large, in frames of 2 pixels,
+    # 2 between.
+    side = 60
+    assert pixels.shape == (10 * (side + 2) + 2, 10 * (side + 2) + 2, 3)
+    cells = (
+        pixels[2:, 2:].reshape(10, side + 2, 10, side + 2, 3).swapaxes(1, 2)[..., 2:58:2, 2:58:2, 0]
+    )
+    cells = cells.reshape(20, 5, 784) / 255.0
+    train = experiment.held_out_batch(experiment.data, jnp.uint32(0), np.arange(64))["image"]
+    state = experiment.compile_inference()(experiment.init())
+    sampler = Sampler(experiment, Settings("samples"), chunk=30)
+    fake = gather(sampler(state, rng.stream_key(0, "generate"), 30))["image"].reshape(30, 784)
+    np.testing.assert_allclose(cells[:, 0], np.round(255 * fake[:20]) / 255, atol=1e-6)
+    distance = np.linalg.norm(cells[:, :1] - train.reshape(1, 64, 784), axis=2)
+    nearest = np.sort(distance, axis=1)[:, :4]
+    np.testing.assert_allclose(
+        np.linalg.norm(cells[:, :1] - cells[:, 1:], axis=2), nearest, rtol=1e-4
+    )
 
 
 def test_samples_of_a_signed_model_are_in_the_unit_of_the_data():

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import sets
 
+from aigc_jax.data.mixtures import MIXTURES
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import modes
 from aigc_jax.metrics.frechet import Moments, check_counts, frechet_distance
 from aigc_jax.metrics.inception_score import inception_score
 from aigc_jax.metrics.kid import kernel_distance
-from aigc_jax.metrics.neighbours import memorisation, nearest
+from aigc_jax.metrics.neighbours import memorisation, nearest, nearest_things
 from aigc_jax.metrics.prdc import prdc
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "metrics.json").read_text())
@@ -135,8 +136,7 @@ def test_coverage_of_equal_distributions_is_what_chance_gives():
 
 
 def test_mixtures_count_their_modes():
-    centres = modes.ring(2.0)
-    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 2.0)
+    centres = 2.0 * MIXTURES["ring8"].centres
     draw = np.random.RandomState(0)
     good = centres[draw.randint(0, 8, 4000)] + 0.01 * draw.normal(size=(4000, 2))
     found = modes.count_modes(good, centres, 0.01)
@@ -147,7 +147,7 @@ def test_mixtures_count_their_modes():
     assert one == {"modes": 1, "high_quality": 1.0, "modes_kl": pytest.approx(np.log(8))}
     far = modes.count_modes(np.full((9, 2), 50.0), centres, 0.01)
     assert far == {"modes": 0, "high_quality": 0.0, "modes_kl": pytest.approx(np.log(8))}
-    grid = modes.square_grid()
+    grid = MIXTURES["grid25"].centres
     assert grid.shape == (25, 2)
     assert modes.count_modes(grid, grid, 0.05)["modes"] == 25
 
@@ -185,6 +185,26 @@ def test_a_copy_is_nearer_to_what_it_was_copied_from():
     # More training images than test images are no reason to look nearer.
     many = memorisation(np.concatenate([train, draw.normal(size=(5000, 6))]), test, new)
     assert many == learnt
+    assert memorisation(train, test, train[:300])["distance_ratio"] == 0.0
+    of_test = memorisation(train, test, test[:300])
+    assert of_test["distance_ratio"] > 1.0
+    assert of_test["nearer_to_train"] == 0.0
     distance, place = nearest(train[5:9] + 1e-3, train)
     np.testing.assert_array_equal(place, np.arange(5, 9))
     np.testing.assert_allclose(distance, 1e-3 * np.sqrt(6), rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300, 700])
+def test_the_nearest_things_are_the_same_in_parts_of_any_size(size):
+    draw = np.random.RandomState(0)
+    train, new = draw.normal(size=(700, 6)).astype(np.float32), draw.normal(size=(5, 6))
+    things = np.arange(700).reshape(700, 1)
+    x = np.concatenate([new.astype(np.float32), train[[3, 699]]])
+    parts = ((train[s : s + size], things[s : s + size]) for s in range(0, 700, size))
+    found = nearest_things(x, parts, 4)
+    every = np.linalg.norm(x[:, None] - train, axis=2)
+    np.testing.assert_array_equal(found.place, np.argsort(every, axis=1, kind="stable")[:, :4])
+    np.testing.assert_array_equal(found.thing[..., 0], found.place)
+    np.testing.assert_allclose(found.distance, np.sort(every, axis=1)[:, :4], rtol=1e-5)
+    assert found.place[5:, 0].tolist() == [3, 699]  # a copy's nearest is what it was copied from
+    assert not found.distance[5:, 0].any()
