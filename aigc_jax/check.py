@@ -153,7 +153,7 @@ class Target:
 
     def check_start(self) -> str:
         """There are the parameters to start from."""
-        given = other_parameters(self.config.train.init_from)
+        given, _ = other_parameters(self.config.train.init_from)
         return f"parameters of {', '.join(sorted(given))}"
 
     def check_evaluations(self) -> str:

@@ -31,6 +31,7 @@ def base() -> ConfigDict:
     config.optimizer = ConfigDict()  # network name -> `optimizer(...)`
     config.evals = ConfigDict({"eval": evaluation()})  # name -> `evaluation(...)`
     config.train = _section(keys.TRAIN)
+    config.train.lora = _section(keys.LORA)
     config.parallel = _section(keys.PARALLEL)
     return config
 
@@ -165,6 +166,7 @@ def shared_keys(config: Config) -> dict[str, keys.Key]:
         **{f"optimizer.{network}.": keys.OPTIMIZER for network in config.optimizer},
         **{f"evals.{name}.": evaluation_keys(value) for name, value in config.evals.items()},
         "train.": keys.TRAIN,
+        "train.lora.": keys.LORA,
         "parallel.": keys.PARALLEL,
     }
     return {path + name: key for path, table in tables.items() for name, key in table.items()}
@@ -225,7 +227,9 @@ def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
         if key == "train.ema_decay" and bool(old) != bool(new):
             why = "there are no moving averages in it" if new else "it has moving averages"
         elif re.fullmatch(
-            r"task\.name|train\.(freeze|seeds)|optimizer\.[^.]+\.(name|state_dtype)", key
+            r"task\.name|train\.(freeze|seeds|lora\.(patterns|rank|whole))"
+            r"|optimizer\.[^.]+\.(name|state_dtype)",
+            key,
         ):
             why = "the two keep different states"
         elif re.fullmatch(r"optimizer\.[^.]+\.(clip_norm|args\..*)", key) and (

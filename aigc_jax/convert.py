@@ -8,21 +8,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from aigc_jax import bucket
-from aigc_jax.config import Config, as_json, base, optimizer, text
+from aigc_jax import bucket, tasks
+from aigc_jax.config import Config, as_json, base, from_json, optimizer, text
 from aigc_jax.data.tokenizer import tokenizer_of
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import huggingface as hf
+from aigc_jax.interop import peft
+from aigc_jax.models.lora import KEY, merged
 from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
 from aigc_jax.paths import expand
-from aigc_jax.resume import describe_data, experiment_of, restore
+from aigc_jax.resume import describe_data, experiment_of, other_parameters, restore
 from aigc_jax.run.checkpoint import Checkpoints
-from aigc_jax.run.files import write_json
+from aigc_jax.run.files import read_config, write_json
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import echo, environment
-from aigc_jax.tasks.task import inference_state
+from aigc_jax.tasks.adapting import adapters
+from aigc_jax.tasks.task import TrainState, inference_state, merge
 from aigc_jax.tasks.transfer import transfer
 
 FOLDER = "huggingface"
@@ -46,9 +49,7 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     Raises:
         UserError: there is a run already, or the model cannot be read.
     """
-    for name in ("config.json", "checkpoints"):
-        if (workdir / name).exists():
-            raise UserError(f"{workdir} holds a run already ({name}); give another --workdir")
+    check_new(workdir)
     directory = hf.locate(source)
     found = hf.read(directory)
     files = [directory / name for name in (hf.CONFIG, hf.GENERATION, *hf.TOKENIZER_FILES)]
@@ -61,20 +62,66 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     experiment = Experiment(config)
     tree = stack_layers(found.parameters) if scan_layers else found.parameters
     tree = jax.tree.map(np.asarray, tree)
-    state = transfer(experiment.init(), {"model": tree}).state
-    with Lock(workdir):
-        checkpoints = Checkpoints(workdir / "checkpoints")
-        meta = {"config": as_json(experiment.config), "data": describe_data(experiment.data)}
-        checkpoints.save(0, state, meta, None)
-        checkpoints.close()
-        write_json(workdir / "environment.json", environment(config.seed))
-        write_json(workdir / "config.json", as_json(experiment.config))
+    begin(experiment, transfer(experiment.init(), {"model": tree}).state, workdir)
     return {
         "imported": str(directory),
         "workdir": str(workdir),
         "model": found.fields,
         "parameters": sum(x.size for x in jax.tree.leaves(tree)),
     }
+
+
+def check_new(workdir: Path) -> None:
+    """There is no run in a directory, or a `UserError`."""
+    for name in ("config.json", "checkpoints"):
+        if (workdir / name).exists():
+            raise UserError(f"{workdir} holds a run already ({name}); give another --workdir")
+
+
+def begin(experiment: Experiment, state: TrainState, workdir: Path) -> None:
+    """Writes a run that has a checkpoint of step 0 and nothing else."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with Lock(workdir):
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        meta = {"config": as_json(experiment.config), "data": describe_data(experiment.data)}
+        checkpoints.save(0, state, meta, None)
+        checkpoints.close()
+        write_json(workdir / "environment.json", environment(experiment.config.seed))
+        write_json(workdir / "config.json", as_json(experiment.config))
+
+
+def import_adapters(directory: Path, workdir: Path, base: Path) -> dict[str, Any]:
+    """Makes a run of PEFT's adapters beside the parameters of another run. It goes on as that one
+    would, with adapters alone trained.
+
+    Args:
+        directory: with the files of `interop/peft.py`.
+        workdir: of the new run.
+        base: of the run that they are for.
+
+    Returns:
+        What was read: the keys of `config.train.lora`, and how many parameters.
+
+    Raises:
+        UserError: there is a run already, there is no base, or the adapters do not fit it.
+    """
+    check_new(workdir)
+    if not (base / "config.json").is_file():
+        raise UserError(f"--base={base} holds no run (no config.json)")
+    config = tasks.filled(from_json(read_config(base / "config.json")))
+    begun = experiment_of(config, base)
+    given, scale = other_parameters(str(base))
+    own = unstack_layers(merged(given["model"], scale))
+    read = peft.read(directory, _gpt(begun), own)
+    values = {name: x for name, x in read.lora._asdict().items() if name != "network"}
+    with config.unlocked():
+        config.train.lora, config.train.init_from = values, str(base.absolute())
+    experiment = Experiment(config, data=begun.data)
+    tree = merge(own, read.parameters)
+    tree = stack_layers(tree) if config.model.scan_layers else tree
+    begin(experiment, transfer(experiment.init(), {"model": tree}).state, workdir)
+    count = sum(x.size for x in jax.tree.leaves(read.parameters))
+    return {"imported": str(directory), "workdir": str(workdir), "lora": values, "adapters": count}
 
 
 def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "") -> Config:
@@ -104,10 +151,37 @@ def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "
     return config
 
 
+def export_adapters(
+    config: Config, workdir: Path, out: Path, *, best: bool = False, base: str = ""
+) -> dict[str, Any]:
+    """Writes a run's adapters as PEFT's files.
+
+    Args:
+        config, workdir, out, best: as for `export_model`.
+        base: what the files say of the model that they are for; "": the run that this one began
+            from.
+
+    Raises:
+        UserError: as `export_model`; or more than adapters was trained.
+    """
+    _check_out(out)
+    lora = adapters(config.train.lora)
+    assert lora is not None
+    if config.train.lora.whole:
+        raise UserError(f"{KEY}.whole trained more than adapters; write all with --merge")
+    experiment = experiment_of(config, workdir)
+    model = _gpt(experiment)
+    state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
+    parameters = jax.device_get(state.networks["model"].variables()["params"])
+    out.mkdir(parents=True, exist_ok=True)
+    peft.write(out, model, unstack_layers(parameters), lora, base or _begun(config))
+    return {"step": int(state.step), "out": str(out), "files": [peft.CONFIG, peft.WEIGHTS]}
+
+
 def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
     """Writes a run's model as a Hugging Face directory: weights (those of the moving averages where
-    the run keeps some), configs, and the tokenizer's files where the run was imported with some or
-    began with an imported one.
+    the run keeps some; with adapters merged into them), configs, and the tokenizer's files where
+    the run was imported with some or began with an imported one.
 
     Args:
         config: of the run.
@@ -118,17 +192,13 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     Raises:
         UserError: no checkpoint, another kind of model, or `out` holds a model.
     """
-    if (out / hf.WEIGHTS).exists():
-        raise UserError(f"{out} holds a model already ({hf.WEIGHTS}); give another --out")
+    _check_out(out)
     experiment = experiment_of(config, workdir)
-    model = getattr(experiment.task, "model", None)
-    if not isinstance(model, GPT):
-        raise UserError(
-            f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
-            f"{', '.join(hf.ARCHITECTURES)}"
-        )
+    model = _gpt(experiment)
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
     parameters = jax.device_get(state.networks["model"].variables()["params"])
+    if lora := adapters(experiment.config.train.lora):
+        parameters = merged(parameters, lora.scale)
     with ExitStack() as held:
         files = _write(experiment, workdir, out, model, parameters, held)
     return {"step": int(state.step), "out": str(out), "files": files}
@@ -162,16 +232,32 @@ def _write(
     return sorted(path.name for path in out.iterdir() if path.is_file())
 
 
+def _check_out(out: Path) -> None:
+    for name in (hf.WEIGHTS, peft.WEIGHTS):
+        if (out / name).exists():
+            raise UserError(f"{out} holds a model already ({name}); give another --out")
+
+
+def _gpt(experiment: Experiment) -> GPT:
+    model = getattr(experiment.task, "model", None)
+    if not isinstance(model, GPT):
+        raise UserError(
+            f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
+            f"{', '.join(hf.ARCHITECTURES)}"
+        )
+    return model
+
+
 def convert(flags: Any, config: Config | None) -> dict[str, Any]:
     """The verb: `--from` and `--workdir` import, `--workdir` and `--out` export."""
-    source, workdir, out = flags["from"], flags.workdir, flags.out
+    source, workdir, out, beside = flags["from"], flags.workdir, flags.out, flags.base
     if not workdir or bool(source) == bool(out):
         raise UserError(
             "write `aigc convert --from=MODEL --workdir=DIR` to make a run of a Hugging Face model,"
             " or `aigc convert --workdir=DIR --out=MODEL` to write a run as one"
         )
-    for name, where in (("best", "--out"), ("scan_layers", "--from")):
-        if flags[name] and bool(source) == (name == "best"):
+    for name, where in (("best", "--out"), ("merge", "--out"), ("scan_layers", "--from")):
+        if flags[name] and bool(source) == (where == "--out"):
             raise UserError(f"--{name} is for {where}; leave it out")
     place = expand("workdir", workdir)
     if source and bucket.url(place):
@@ -179,10 +265,29 @@ def convert(flags: Any, config: Config | None) -> dict[str, Any]:
             f"--workdir={workdir}: make the run on a disk, and copy it there: "
             f"gcloud storage cp DIR/* {workdir}/ --recursive"
         )
+    directory = hf.locate(source) if source else None
+    if directory and (directory / peft.CONFIG).is_file():
+        if not beside:
+            model = peft.read_config(directory).get(peft.BASE) or "MODEL"
+            raise UserError(
+                f"{source} holds adapters: give --base=DIR, a run of what they are for "
+                f"(`aigc convert --from={printable(model)} --workdir=DIR` makes one)"
+            )
+        if flags.scan_layers:
+            raise UserError("--scan_layers is for a whole model: adapters lie as their --base does")
+        return import_adapters(directory, place, expand("base", beside))
+    lora = config is not None and not source and adapters(config.train.lora)
+    for name in ("merge", "base"):
+        if flags[name] and not lora:
+            raise UserError(f"--{name} is for adapters, and there are none; leave it out")
     if source:
         return import_model(source, place, scan_layers=flags.scan_layers)
     if config is None:
         raise UserError(f"{printable(workdir)} holds no run (no config.json)")
+    if lora and not flags.merge:
+        return export_adapters(config, place, expand("out", out), best=flags.best, base=beside)
+    if beside:
+        raise UserError("--merge writes a whole model, which has no --base; leave one out")
     return export_model(config, place, expand("out", out), best=flags.best)
 
 
@@ -211,11 +316,15 @@ def _tokenizer(folder: Path, vocab_size: int) -> str:
 
 def _folder(config: Config, workdir: Path, held: ExitStack) -> Path | None:
     """The files that an imported model came with: this run's, or those of the one it began from."""
-    begun, _, step = config.train.init_from.rpartition(":")
-    if not (begun and step.isdecimal()):
-        begun = config.train.init_from
+    begun = _begun(config)
     for place in (workdir, expand("config.train.init_from", begun) if begun else workdir):
         run = held.enter_context(Mirror(place, keeps=False)).folder
         if (run / FOLDER / hf.CONFIG).is_file():
             return run / FOLDER
     return None
+
+
+def _begun(config: Config) -> str:
+    """The run that a run began from; "" where it drew its parameters."""
+    begun, _, step = config.train.init_from.rpartition(":")
+    return begun if begun and step.isdecimal() else config.train.init_from

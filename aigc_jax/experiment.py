@@ -18,6 +18,7 @@ from aigc_jax.config import Config
 from aigc_jax.data import preprocess, source, transforms
 from aigc_jax.data.source import Dataset
 from aigc_jax.errors import UserError, lookup
+from aigc_jax.models import lora
 from aigc_jax.ops import layout
 from aigc_jax.parallel import compile as compiling
 from aigc_jax.parallel import seeds
@@ -312,7 +313,12 @@ class Experiment:
 
     def _abstract_run(self) -> Any:
         shapes = jax.eval_shape(self._init, np.uint32(0))
-        check_frozen(shapes, self.config.train.freeze)
+        adapters = self.config.train.lora
+        check_found(shapes, self.config.train.freeze, "config.train.freeze")
+        check_found(shapes, adapters.whole, f"{lora.KEY}.whole")
+        if adapters.patterns:
+            networks = {n: net.variables()["params"] for n, net in shapes.networks.items()}
+            lora.check_patterns(networks, adapters.patterns)
         tensor_rules = getattr(self.task, "tensor_rules", ())  # not every family has some
         rules = self.config.parallel.rules
         min_size = self.config.parallel.fsdp_min_size
@@ -322,8 +328,8 @@ class Experiment:
         )
 
 
-def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
-    """Every pattern of `config.train.freeze` matches a parameter, or a `UserError` shows some."""
+def check_found(state: TrainState, patterns: Sequence[str], key: str) -> None:
+    """Every pattern of a key of the config matches a parameter, or a `UserError` shows some."""
     names = [
         f"{name}/{path}"
         for name, network in state.networks.items()
@@ -332,9 +338,7 @@ def check_frozen(state: TrainState, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in names):
             shown = ", ".join(names[:8])
-            raise UserError(
-                f'config.train.freeze: "{pattern}" matches no parameter; there are {shown}, ...'
-            )
+            raise UserError(f'{key}: "{pattern}" matches no parameter; there are {shown}, ...')
 
 
 def data_spec(config: Config, data: Dataset) -> Spec:

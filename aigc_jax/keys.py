@@ -115,6 +115,18 @@ TRAIN: Table = {
     ),
 }
 
+LORA: Table = {
+    "patterns": Key(
+        (), "regexes of dense layers' paths that get adapters, the rest is frozen", PATTERNS
+    ),
+    "rank": Key(8, "of each adapter", FEW),
+    "alpha": Key(16.0, "an adapter is scaled by alpha / rank", ranges.POSITIVE),
+    "dropout": Key(0.0, "rate, on what adapters read", Range(0, 1)),
+    "rslora": Key(False, "scale by alpha / sqrt(rank)", SWITCH),
+    "whole": Key((), "regexes of parameter paths trained beside them, e.g. a new head", PATTERNS),
+}
+"""`config.train.lora`."""
+
 PARALLEL: Table = {
     "mode": Key("jit", "or pmap (data parallel only)", one_of("jit", "pmap")),
     "data": Key(-1, "devices along each mesh axis; -1 is the rest", AXIS),

@@ -113,7 +113,9 @@ def matrices(params, stacked: tuple[str, ...] = STACKED):
 
 def _stacked(path, names: tuple[str, ...] = STACKED) -> int:
     """How many leading axes of the array at `path` only count arrays."""
-    return sum(getattr(part, "key", None) in names for part in path)
+    found = [getattr(part, "key", None) for part in path]
+    shared = found[-2:] == ["lora", "a"] and "qkv" in found and "qkv" in names  # all three read it
+    return sum(name in names for name in found) - shared
 
 
 def by_layer(

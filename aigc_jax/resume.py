@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array
+from ml_collections import ConfigDict
 
 from aigc_jax import bucket
 from aigc_jax import config as config_lib
@@ -19,10 +21,12 @@ from aigc_jax.data.tokenizer import from_json
 from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import safetensors
+from aigc_jax.models.lora import is_adapter, merged
 from aigc_jax.paths import expand
 from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import echo
+from aigc_jax.tasks.adapting import adapters
 from aigc_jax.tasks.task import TrainState, merge
 from aigc_jax.tasks.transfer import transfer
 
@@ -170,31 +174,57 @@ def start_state(experiment: Experiment) -> TrainState:
     """The state that a new run starts from: `Experiment.init`, with the parameters that
     `config.train.init_from` names. Says which were taken and which were not."""
     state, train = experiment.init(), experiment.config.train
+    lora = adapters(train.lora)
     if not train.init_from:
+        if lora:
+            echo("warning: adapters of a base that was never trained: give config.train.init_from")
         return state
     if experiment.seeds > 1:
         raise UserError(
             f"config.train.init_from gives {experiment.seeds} seeds the same start; "
             "set config.train.seeds=1"
         )
-    given = other_parameters(train.init_from)
+    given, scale = other_parameters(train.init_from)
+    if scale and not (lora and lora.scale == scale and _places(given) == _places(state)):
+        given = {name: merged(tree, scale) for name, tree in given.items()}
+        echo(f"{printable(train.init_from)} has adapters; they are merged into its kernels")
     found = transfer(state, given, train.init_rename, train.init_skip)
     echo(f"from {printable(train.init_from)}: took {len(found.taken)} parameters")
+    new = [path for path, why in found.left.items() if is_adapter(path) and why == "not there"]
+    if new:
+        echo(f"  adapters begin at zero: {len(new) // 2}")
     for path, why in found.left.items():
-        echo(f"  not taken: {printable(path)} ({why})")
+        if path not in new:
+            echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
         echo(f"  not used: {', '.join(map(printable, found.unused))}")
     return found.state
 
 
-def other_parameters(init_from: str) -> dict[str, Any]:
+class Given(NamedTuple):
+    """
+    Attributes:
+        parameters: a tree of numpy arrays for each network.
+        scale: of the adapters among them (`LoRA.scale`); 0.0 without adapters.
+    """
+
+    parameters: dict[str, Any]
+    scale: float
+
+
+def other_parameters(init_from: str) -> Given:
     """The parameters of the run in `WORKDIR[:STEP]`, those of its moving averages where it keeps
-    some, or of a `.safetensors` file, as numpy arrays."""
+    some, or of a `.safetensors` file."""
     if init_from.endswith(safetensors.SUFFIX):
         path = expand("config.train.init_from", init_from)
         if bucket.url(path):
             raise UserError(f"config.train.init_from={init_from}: copy the file to this machine")
-        return safetensors.read_parameters(path)
+        stored = safetensors.read(path)
+        given, scale = safetensors.parameters(stored, path), stored.metadata.get("lora_scale", "0")
+        try:
+            return Given(given, float(scale))
+        except ValueError:
+            raise UserError(f"{path}: lora_scale={printable(scale)} is no number") from None
     workdir, _, step = init_from.rpartition(":")
     if not (workdir and step.isdecimal()):
         workdir, step = init_from, ""
@@ -214,4 +244,14 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     given = {**found[1], **(averages[1] if averages else {})}
     for name, tree in (frozen[1] if frozen else {}).items():
         given[name] = merge(given.get(name, {}), tree)
-    return given
+    stored = (checkpoints.meta(found[0]) or {}).get("config", {}).get("train", {}).get("lora")
+    lora = adapters(ConfigDict(stored)) if stored else None  # older runs have none
+    return Given(given, lora.scale if lora else 0.0)
+
+
+def _places(networks: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the adapters of a state, or of trees by network."""
+    if isinstance(networks, TrainState):
+        networks = {n: net.variables()["params"] for n, net in networks.networks.items()}
+    flat = flatten_dict(networks, sep="/")
+    return {path: leaf.shape for path, leaf in flat.items() if is_adapter(path)}

@@ -97,6 +97,7 @@ def export(flags, config, _) -> dict[str, Any]:
             step=None if flags.step < 0 else flags.step,
             best=flags.best,
             averaged=flags.parameters == "average",
+            merge=flags.merge,
         )
 
 

@@ -124,7 +124,8 @@ def test_every_default_lies_in_its_range(family):
 
 def test_sections_are_made_of_the_tables():
     config = base()
-    assert config.train.to_dict() == {name: key.default for name, key in keys.TRAIN.items()}
+    train, lora = ({n: key.default for n, key in t.items()} for t in (keys.TRAIN, keys.LORA))
+    assert config.train.to_dict() == {**train, "lora": lora}
     assert images("a", batch_size=7, scale="unit").transforms == "range(0, 1)"
     assert (text("a", block_size=9).stride, text("a", block_size=9, stride=2).stride) == (9, 2)
     assert optimizer("sgd", 0.5, momentum=0.9, warmup="3 steps").args.momentum == 0.9
@@ -226,6 +227,7 @@ def test_a_run_has_a_length(duration):
 OTHER_STATES = {
     "train.ema_decay": (0.9, r"train.ema_decay was 0.0 and is 0.9 \(there are no moving averages"),
     "train.freeze": (("encoder/",), "train.freeze was"),
+    "train.lora.rank": (3, "train.lora.rank was 8 and is 3"),
     "optimizer.model.state_dtype": ("bfloat16", "model.state_dtype was float32 and is bfloat16"),
     "optimizer.model.clip_norm": (1.0, "model.clip_norm was 0.0 and is 1.0"),
     "optimizer.model.args.mu_dtype": ("bfloat16", "args.mu_dtype was float32"),

@@ -60,7 +60,7 @@ def locate(name: str) -> Path:
             f"there is no directory {printable(name)}; to load it by name from the hub: "
             "pip install huggingface_hub"
         ) from None
-    wanted = [CONFIG, GENERATION, "*.safetensors", INDEX, *TOKENIZER_FILES]
+    wanted = ["*config.json", "*.safetensors", INDEX, *TOKENIZER_FILES]
     try:
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # of the network, the hub, or the name

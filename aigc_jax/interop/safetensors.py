@@ -91,16 +91,19 @@ def read(path: Path) -> Stored:
         raise UserError(f"{path} is damaged, or no safetensors file: {first_line(error)}") from None
 
 
-def read_parameters(path: Path) -> dict[str, Any]:
-    """The parameters in a file, as a tree for each network, statistics left out.
+def parameters(stored: Stored, path: Path) -> dict[str, Any]:
+    """The parameters among what a file holds, a tree for each network, statistics left out.
 
     The file may be of another program. Then names are divided at `/` or, where there is none, at
     `.`, and the first part stands for the network: `config.train.init_rename` makes ours of them.
 
+    Args:
+        stored: what `read` gave.
+        path: of the file, for error messages.
+
     Raises:
-        UserError: as `read`; or nothing in the file is a parameter.
+        UserError: nothing in the file is a parameter, or a name is part of another.
     """
-    stored = read(path)
     ours = stored.metadata.get("format") == "flax" and "aigc_jax" in stored.metadata
     given: dict[tuple[str, ...], np.ndarray] = {}
     for name, value in stored.tensors.items():

@@ -15,6 +15,7 @@ from aigc_jax import config as config_lib
 from aigc_jax import keys, optim
 from aigc_jax.config import Config, check_sections, fill, fill_shared
 from aigc_jax.errors import UserError, lookup, nearest, printable
+from aigc_jax.tasks.adapting import with_adapters
 from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.task import Task
 
@@ -182,7 +183,7 @@ def build(config: Config, spec: Spec, tx: dict[str, Any]) -> Task:
         "accumulate": config.train.accumulate,
         "freeze": tuple(config.train.freeze),
     }
-    return family(config).build(config, spec, training)
+    return with_adapters(family(config).build(config, spec, training), config.train.lora)
 
 
 def check_networks(config: Config) -> None:

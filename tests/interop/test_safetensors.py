@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from aigc_jax.errors import UserError
-from aigc_jax.interop.safetensors import read, read_parameters, write
+from aigc_jax.interop.safetensors import parameters, read, write
 
 VARIABLES = {
     "model": {
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_by_us_and_by_the_librarys_own_reader(tmp_path):
             np.testing.assert_array_equal(found[name], x)
     with safe_open(path, framework="np") as opened:
         assert opened.metadata() == METADATA
-    params = read_parameters(path)
+    params = parameters(read(path), path)
     jax.tree.map(
         np.testing.assert_array_equal,
         params,
@@ -60,8 +60,9 @@ def test_half_precision_keeps_its_bits(dtype, tmp_path):
 
 
 def test_names_of_other_programs_are_divided_at_dots(tmp_path):
-    save_file({"h.0.weight": np.ones(2), "wte.weight": np.zeros(3)}, tmp_path / "a.safetensors")
-    found = flatten_dict(read_parameters(tmp_path / "a.safetensors"), sep="/")
+    path = tmp_path / "a.safetensors"
+    save_file({"h.0.weight": np.ones(2), "wte.weight": np.zeros(3)}, path)
+    found = flatten_dict(parameters(read(path), path), sep="/")
     assert found.keys() == {"h/0/weight", "wte/weight"}
 
 
@@ -113,7 +114,7 @@ def test_any_damage_is_an_error_or_leaves_the_numbers(noise, place):
         content[place : place + len(noise)] = noise
         path.write_bytes(content)
         with contextlib.suppress(UserError):
-            read_parameters(path)
+            parameters(read(path), path)
 
 
 @pytest.mark.parametrize("name", ["missing.safetensors", ".", "file/below.safetensors"])
@@ -124,9 +125,10 @@ def test_what_is_no_file_is_refused(name, tmp_path):
 
 
 def test_a_name_below_another_is_refused(tmp_path):
-    save_file({"a.b": np.ones(2), "a.b.c": np.zeros(3)}, tmp_path / "a.safetensors")
+    path = tmp_path / "a.safetensors"
+    save_file({"a.b": np.ones(2), "a.b.c": np.zeros(3)}, path)
     with pytest.raises(UserError, match="a/b/c lies below another"):
-        read_parameters(tmp_path / "a.safetensors")
+        parameters(read(path), path)
 
 
 def test_a_disk_that_fills_leaves_what_was_there(tmp_path):

@@ -13,16 +13,8 @@ TENSOR_RULES = (
     ("/token_embedding", -2),
     ("/head$", -2),
     ("/mlm_bias$", -1),
-    ("/qkv/", -1),
-    ("/query/", -1),
-    ("/key_value/", -1),
-    ("/attention_out/kernel", -2),
-    ("/cross_query/", -1),
-    ("/cross_key_value/", -1),
-    ("/cross_out/kernel", -2),
-    ("/mlp_gate/", -1),
-    ("/mlp_in/", -1),
-    ("/mlp_out/kernel", -2),
+    (r"/(qkv|query|key_value|cross_query|cross_key_value|mlp_gate|mlp_in)/(?!lora/a)", -1),
+    (r"/(attention_out|cross_out|mlp_out)/(kernel|lora/a)", -2),
 )
 
 

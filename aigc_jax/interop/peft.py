@@ -1,0 +1,236 @@
+"""LoRA adapters as PEFT (https://github.com/huggingface/peft) writes and reads them.
+
+adapter_config.json         what is adapted, and how
+adapter_model.safetensors   of each layer `lora_A.weight` [rank, inputs], `lora_B.weight`
+                            [outputs, rank], by the layer's name in the model of Hugging Face
+
+The model is GPT-2, whose queries, keys and values are one layer there, too.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from aigc_jax.errors import UserError, printable
+from aigc_jax.interop import gpt2
+from aigc_jax.interop.huggingface import read_object
+from aigc_jax.interop.safetensors import read as read_tensors
+from aigc_jax.models.lora import NAME, LoRA, adapted_paths
+from aigc_jax.models.transformer import GPT
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE = "base_model_name_or_path"
+_PREFIX = "base_model.model."
+_NAME = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+# What changes the function, with the values that leave it plain LoRA.
+_PLAIN = {
+    "peft_type": ("LORA",),
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "lora_bias": (False, None),
+    "modules_to_save": (None, []),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layer_replication": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    **dict.fromkeys(("use_qalora", "use_bdlora"), (False, None)),
+    **dict.fromkeys(("arrow_config", "kasa_config", "monteclora_config", "velora_config"), (None,)),
+    "alora_invocation_tokens": (None,),
+}
+# These initialisations change the base, too: what is stored fits no published model.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+
+
+class Adapters(NamedTuple):
+    """
+    Attributes:
+        lora: rank, scale and so on, with patterns that match the adapted layers alone.
+        parameters: a tree that holds the adapters and nothing else, block by block.
+    """
+
+    lora: LoRA
+    parameters: Any
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The `adapter_config.json` of a directory, or a `UserError`: there is none, or what it
+    describes is another method than LoRA."""
+    stored = read_object(directory / CONFIG)
+    for key, plain in _PLAIN.items():
+        if key in stored and stored[key] not in plain:
+            raise UserError(
+                f"{directory / CONFIG}: {key}={printable(stored[key])} cannot be read; only "
+                f"{plain[0]!r} can"
+            )
+    begun = stored.get("init_lora_weights", True)
+    if isinstance(begun, str) and begun.startswith(_CHANGES_BASE):
+        raise UserError(
+            f'{directory / CONFIG}: init_lora_weights="{printable(begun)}" changes the base, which '
+            "is not stored here; convert the adapters with PEFT's "
+            "`path_initial_model_for_weight_conversion`, or merge them there"
+        )
+    return stored
+
+
+def read(directory: Path, model: GPT, parameters: Any) -> Adapters:
+    """The adapters of a directory.
+
+    Args:
+        directory: with both files.
+        model: what they are for.
+        parameters: of that model, block by block.
+
+    Raises:
+        UserError: a file is missing or damaged, or does not fit the model; the line says where.
+    """
+    stored = read_config(directory)
+    lora = LoRA(
+        (),
+        _number(directory, stored, "r", 8, whole=True),
+        float(_number(directory, stored, "lora_alpha", 8)),
+        float(_number(directory, stored, "lora_dropout", 0.0, least=0.0)),
+        bool(stored.get("use_rslora", False)),
+    )
+    ours = _layers(model)
+    kernels: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, x in read_tensors(directory / WEIGHTS).tensors.items():
+        match = _NAME.fullmatch(name)
+        layer = match["layer"].removeprefix(gpt2.PREFIX) if match else ""
+        if match is None or layer not in ours:
+            raise UserError(
+                f"{directory / WEIGHTS}: {printable(name)} is no adapter of a layer of this model; "
+                f"its layers are {', '.join(list(ours)[:8])}" + (", ..." if len(ours) > 8 else "")
+            )
+        found[layer][match["side"]] = x
+    flat: dict[str, np.ndarray] = {}
+    for layer, sides in found.items():
+        path = ours[layer]
+        *parts, inputs, outputs = kernels[f"{path}/kernel"].shape
+        total = outputs * int(np.prod(parts))
+        wanted = {"A": (lora.rank, inputs), "B": (total, lora.rank)}
+        for side, shape in wanted.items():
+            if side not in sides or sides[side].shape != shape:
+                is_ = f"is {list(sides[side].shape)}" if side in sides else "is missing"
+                raise UserError(
+                    f"{directory / WEIGHTS}: lora_{side} of {printable(layer)} {is_} and should be "
+                    f"{list(shape)}"
+                )
+        a, b = np.asarray(sides["A"].T, np.float32), np.asarray(sides["B"], np.float32)
+        b = b.reshape(*parts, outputs, lora.rank).swapaxes(-1, -2)
+        flat |= {f"{path}/{NAME}/a": a, f"{path}/{NAME}/b": np.ascontiguousarray(b)}
+    if not flat:
+        raise UserError(f"{directory / WEIGHTS} holds no adapters")
+    patterns = _patterns([ours[layer] for layer in found], set(ours.values()))
+    return Adapters(lora._replace(patterns=patterns), unflatten_dict(flat, sep="/"))
+
+
+def write(directory: Path, model: GPT, parameters: Any, lora: LoRA, base: str) -> None:
+    """Writes both files.
+
+    Args:
+        directory: is there.
+        model: as for `read`.
+        parameters: of the model with its adapters, block by block.
+        lora: what it was trained with.
+        base: the model without them, a path or a name.
+
+    Raises:
+        UserError: a layer has no place in a file.
+    """
+    from safetensors.numpy import save_file
+
+    theirs = {path: layer for layer, path in _layers(model).items()}
+    flat: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))
+    layers, tensors = [], {}
+    for path in adapted_paths(parameters):
+        if path not in theirs:
+            raise UserError(f"{path} has no name of its own in {gpt2.ARCHITECTURES[0]}")
+        a, b = (np.asarray(flat[f"{path}/{NAME}/{side}"], np.float32) for side in "ab")
+        b = b.swapaxes(-1, -2).reshape(-1, lora.rank)
+        layers.append(theirs[path])
+        name = f"{_PREFIX}{gpt2.PREFIX}{theirs[path]}"
+        tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
+        tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b)
+    stored = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        BASE: base or None,
+        "r": lora.rank,
+        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        "lora_dropout": lora.dropout,
+        "use_rslora": lora.rslora,
+        "target_modules": _targets(layers, set(theirs.values()), gpt2.PREFIX),
+        "fan_in_fan_out": True,  # its kernels are [inputs, outputs]
+        "bias": "none",
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / CONFIG).write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+
+
+def _layers(model: GPT) -> dict[str, str]:
+    """The dense layers: their name, without the prefix, and our path."""
+    return {
+        name.removesuffix(".weight"): place.path.removesuffix("/kernel")
+        for name, place in gpt2.places(model).items()
+        if place.path.endswith("/kernel")
+    }
+
+
+def _kinds(layers: Iterable[str], number: str) -> dict[str, set[str]]:
+    """Layers that are alike but for the block's number."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for layer in layers:
+        found[re.sub(number, "", layer, count=1)].add(layer)
+    return found
+
+
+def _patterns(paths: list[str], every: set[str]) -> tuple[str, ...]:
+    """Patterns that match these of our layers and no others; one for what all blocks have."""
+    kinds, all_kinds = _kinds(paths, r"^blocks_\d+"), _kinds(every, r"^blocks_\d+")
+    patterns = []
+    for kind, found in kinds.items():
+        if found == all_kinds[kind]:
+            patterns.append(f"{kind}$")
+        else:
+            numbers = sorted(int(re.findall(r"\d+", path)[0]) for path in found)
+            patterns.append(f"/blocks_({'|'.join(map(str, numbers))}){kind}$")
+    return tuple(patterns)
+
+
+def _targets(layers: list[str], every: set[str], prefix: str) -> list[str]:
+    """`target_modules`: the end of a name where all blocks have it, else the names."""
+    number = r"^.*?\.\d+\."
+    kinds, all_kinds = _kinds(layers, number), _kinds(every, number)
+    targets: list[str] = []
+    for kind, found in kinds.items():
+        targets += [kind] if found == all_kinds[kind] else [prefix + x for x in sorted(found)]
+    return targets
+
+
+def _number(
+    directory: Path,
+    stored: Mapping[str, Any],
+    key: str,
+    default: int | float,
+    whole: bool = False,
+    least: float = 1e-12,
+) -> Any:
+    value = stored.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        value = -1
+    if not least <= value < 1e9:
+        raise UserError(
+            f"{directory / CONFIG}: {key}={printable(stored[key])}; a number above 0 is expected"
+        )
+    return value
