@@ -8,13 +8,15 @@ import jax
 import numpy as np
 
 from aigc_jax.config import Config, as_json, base, optimizer, text
+from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import tokenizer_of
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import huggingface as hf
-from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
+from aigc_jax.interop.bert import HEADLESS, without_head
+from aigc_jax.models.transformer import stack_layers, unstack_layers
 from aigc_jax.paths import expand
-from aigc_jax.resume import describe_data, experiment_of, restore
+from aigc_jax.resume import describe_data, experiment_of, restore, write_tokenizer
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import write_json
 from aigc_jax.run.lock import Lock
@@ -30,7 +32,8 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     """Makes a run of a Hugging Face model: a config, and a checkpoint of step 0.
 
     It generates and evaluates like any other, other runs start from it (`train.init_from`), and
-    `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named.
+    `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named. What
+    the files lack, as a sentence encoder lacks a head for masked tokens, is drawn and named.
 
     Args:
         source: a directory, or a name on the hub.
@@ -58,13 +61,16 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     experiment = Experiment(config)
     tree = stack_layers(found.parameters) if scan_layers else found.parameters
     tree = jax.tree.map(np.asarray, tree)
-    state = transfer(experiment.init(), {"model": tree}).state
+    made = transfer(experiment.init(), {"model": tree})
+    if made.left:
+        echo(f"drawn, for {directory} has no such parameters: {', '.join(made.left)}")
     with Lock(workdir):
         checkpoints = Checkpoints(workdir / "checkpoints")
         meta = {"config": as_json(experiment.config), "data": describe_data(experiment.data)}
-        checkpoints.save(0, state, meta, None)
+        checkpoints.save(0, made.state, meta, None)
         checkpoints.close()
         write_json(workdir / "environment.json", environment(config.seed))
+        write_tokenizer(workdir, experiment.data.tokenizer)
         write_json(workdir / "config.json", as_json(experiment.config))
     return {
         "imported": str(directory),
@@ -104,7 +110,7 @@ def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "
 def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
     """Writes a run's model as a Hugging Face directory: weights (those of the moving averages where
     the run keeps some), configs, and the tokenizer's files where the run was imported with some or
-    began with an imported one.
+    began with an imported one. What came without a head and was not trained goes without one.
 
     Args:
         config: of the run.
@@ -118,36 +124,43 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     if (out / hf.WEIGHTS).exists():
         raise UserError(f"{out} holds a model already ({hf.WEIGHTS}); give another --out")
     experiment = experiment_of(config, workdir)
-    model = getattr(experiment.task, "model", None)
-    if not isinstance(model, GPT):
+    model: Any = getattr(experiment.task, "model", None)
+    kinds = [name for name, known in hf.ARCHITECTURES.items() if isinstance(model, known.MODEL)]
+    if not kinds:
         raise UserError(
             f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
             f"{', '.join(hf.ARCHITECTURES)}"
         )
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
-    parameters = jax.device_get(state.networks["model"].variables()["params"])
+    parameters = unstack_layers(jax.device_get(state.networks["model"].variables()["params"]))
     folder = _folder(experiment.config, workdir)
     came = {}
     if folder is not None:
         came = hf.read_object(folder / hf.CONFIG)
         if came.get("vocab_size") != model.vocab_size:
             folder, came = None, {}
+    if came.get("architectures") == [HEADLESS] and not int(state.step):
+        parameters = without_head(parameters)
     tokenizer = experiment.data.tokenizer
     end = getattr(tokenizer, "end_token", None)  # of tokenizers that have one
     config_more = {"bos_token_id": end, "eos_token_id": end, **came}
-    generation = {"bos_token_id": end, "eos_token_id": end}
-    if folder is not None and (folder / hf.GENERATION).is_file():
+    generation: Any = {"bos_token_id": end, "eos_token_id": end}
+    if not hasattr(model, "init_cache"):  # it does not write
+        generation, config_more = None, came
+    elif folder is not None and (folder / hf.GENERATION).is_file():
         generation = hf.read_object(folder / hf.GENERATION)
     elif came:
         generation = {name: came.get(name) for name in generation}
     out.mkdir(parents=True, exist_ok=True)
-    hf.write(out, "gpt2", model, unstack_layers(parameters), config_more, generation)
+    hf.write(out, kinds[0], model, parameters, config_more, generation)
     for name in hf.TOKENIZER_FILES:
         if folder is not None and (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
-    definition = getattr(tokenizer, "definition", None)
-    if folder is None and definition is not None:
-        (out / "tokenizer.json").write_text(definition, encoding="utf-8")
+    if folder is None and isinstance(tokenizer, SubwordTokenizer):
+        if kinds[0] == "bert":
+            tokenizer = tokenizer.with_mask(model.vocab_size)
+        (out / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
+        write_json(out / "tokenizer_config.json", tokenizer.described())
     return {
         "step": int(state.step),
         "out": str(out),
@@ -180,7 +193,8 @@ def _tokenizer(folder: Path, vocab_size: int) -> str:
     path = folder / "tokenizer.json"
     if not path.is_file():
         path = folder
-        if not any((folder / name).is_file() for name in ("vocab.json", "encoder.json")):
+        kinds = ("vocab.json", "encoder.json", "vocab.txt")
+        if not any((folder / name).is_file() for name in kinds):
             return ""
     try:
         size = tokenizer_of(str(path.absolute()), ()).vocab_size

@@ -176,6 +176,16 @@ TEXTS: Table = {
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
+    "labels": Key(
+        "",
+        '"text,label", the columns of CSV and TSV files (or "2,1"); or "folders", one for a class',
+        TEXT,
+    ),
+    "on_bad": Key(
+        "stop",
+        "labels: at a bad row; or skip: leave it out and count it",
+        one_of("stop", "skip"),
+    ),
     "documents": Key(
         "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
     ),
@@ -204,7 +214,11 @@ OPTIMIZER: Table = {
 }
 
 EVALUATION: Table = {
-    "type": Key("mean", "or per_example, distribution, reconstructions: docs/metrics.md", TEXT),
+    "type": Key(
+        "mean",
+        "or per_example, classification, distribution, reconstructions: docs/metrics.md",
+        TEXT,
+    ),
     "split": Key("", '"" as config.data.eval_split', TEXT),
     "every": Key("", '"" as config.train.eval_every', DURATION),
     "batch_size": Key(0, "0 as config.data.eval_batch_size", BATCH._replace(low=0)),
@@ -243,6 +257,7 @@ OF_TEXTS = ("max_new_tokens", *DRAWING)
 EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
+    "classification": {},
     "reconstructions": {},
     "distribution": {
         "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
