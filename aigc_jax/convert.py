@@ -10,15 +10,23 @@ import numpy as np
 
 from aigc_jax import bucket, tasks
 from aigc_jax.config import Config, as_json, base, from_json, optimizer, text
+from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import tokenizer_of
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import huggingface as hf
 from aigc_jax.interop import peft
+from aigc_jax.interop.bert import HEADLESS, without_head
 from aigc_jax.models.lora import KEY, merged
 from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
 from aigc_jax.paths import expand
-from aigc_jax.resume import describe_data, experiment_of, other_parameters, restore
+from aigc_jax.resume import (
+    describe_data,
+    experiment_of,
+    other_parameters,
+    restore,
+    write_tokenizer,
+)
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import read_config, write_json
 from aigc_jax.run.lock import Lock
@@ -36,7 +44,8 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     """Makes a run of a Hugging Face model: a config, and a checkpoint of step 0.
 
     It generates and evaluates like any other, other runs start from it (`train.init_from`), and
-    `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named.
+    `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named. What
+    the files lack, as a sentence encoder lacks a head for masked tokens, is drawn and named.
 
     Args:
         source: a directory, or a name on the hub.
@@ -62,7 +71,10 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     experiment = Experiment(config)
     tree = stack_layers(found.parameters) if scan_layers else found.parameters
     tree = jax.tree.map(np.asarray, tree)
-    begin(experiment, transfer(experiment.init(), {"model": tree}).state, workdir)
+    made = transfer(experiment.init(), {"model": tree})
+    if made.left:
+        echo(f"drawn, for {directory} has no such parameters: {', '.join(made.left)}")
+    begin(experiment, made.state, workdir)
     return {
         "imported": str(directory),
         "workdir": str(workdir),
@@ -87,6 +99,7 @@ def begin(experiment: Experiment, state: TrainState, workdir: Path) -> None:
         checkpoints.save(0, state, meta, None)
         checkpoints.close()
         write_json(workdir / "environment.json", environment(experiment.config.seed))
+        write_tokenizer(workdir, experiment.data.tokenizer)
         write_json(workdir / "config.json", as_json(experiment.config))
 
 
@@ -181,7 +194,8 @@ def export_adapters(
 def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False) -> dict[str, Any]:
     """Writes a run's model as a Hugging Face directory: weights (those of the moving averages where
     the run keeps some; with adapters merged into them), configs, and the tokenizer's files where
-    the run was imported with some or began with an imported one.
+    the run was imported with some or began with an imported one. What came without a head and was
+    not trained goes without one.
 
     Args:
         config: of the run.
@@ -194,41 +208,61 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     """
     _check_out(out)
     experiment = experiment_of(config, workdir)
-    model = _gpt(experiment)
+    model: Any = getattr(experiment.task, "model", None)
+    kinds = [name for name, known in hf.ARCHITECTURES.items() if isinstance(model, known.MODEL)]
+    if not kinds:
+        raise UserError(
+            f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
+            f"{', '.join(hf.ARCHITECTURES)}"
+        )
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
     parameters = jax.device_get(state.networks["model"].variables()["params"])
     if lora := adapters(experiment.config.train.lora):
         parameters = merged(parameters, lora.scale)
+    parameters = unstack_layers(parameters)
     with ExitStack() as held:
-        files = _write(experiment, workdir, out, model, parameters, held)
+        files = _write(experiment, workdir, out, kinds[0], parameters, int(state.step), held)
     return {"step": int(state.step), "out": str(out), "files": files}
 
 
 def _write(
-    experiment: Experiment, workdir: Path, out: Path, model: GPT, parameters: Any, held: ExitStack
+    experiment: Experiment,
+    workdir: Path,
+    out: Path,
+    kind: str,
+    parameters: Any,
+    step: int,
+    held: ExitStack,
 ) -> list[str]:
     """The files of the model and what came with it; their names."""
+    model: Any = experiment.task.model
     folder, came = _folder(experiment.config, workdir, held), {}
     if folder is not None:
         came = hf.read_object(folder / hf.CONFIG)
         if came.get("vocab_size") != model.vocab_size:
             folder, came = None, {}
+    if came.get("architectures") == [HEADLESS] and not step:
+        parameters = without_head(parameters)
     tokenizer = experiment.data.tokenizer
     end = getattr(tokenizer, "end_token", None)  # of tokenizers that have one
     config_more = {"bos_token_id": end, "eos_token_id": end, **came}
-    generation = {"bos_token_id": end, "eos_token_id": end}
-    if folder is not None and (folder / hf.GENERATION).is_file():
+    generation: Any = {"bos_token_id": end, "eos_token_id": end}
+    if not hasattr(model, "init_cache"):  # it does not write
+        generation, config_more = None, came
+    elif folder is not None and (folder / hf.GENERATION).is_file():
         generation = hf.read_object(folder / hf.GENERATION)
     elif came:
         generation = {name: came.get(name) for name in generation}
     out.mkdir(parents=True, exist_ok=True)
-    hf.write(out, "gpt2", model, unstack_layers(parameters), config_more, generation)
+    hf.write(out, kind, model, parameters, config_more, generation)
     for name in hf.TOKENIZER_FILES:
         if folder is not None and (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
-    definition = getattr(tokenizer, "definition", None)
-    if folder is None and definition is not None:
-        (out / "tokenizer.json").write_text(definition, encoding="utf-8")
+    if folder is None and isinstance(tokenizer, SubwordTokenizer):
+        if kind == "bert":
+            tokenizer = tokenizer.with_mask(model.vocab_size)
+        (out / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
+        write_json(out / "tokenizer_config.json", tokenizer.described())
     return sorted(path.name for path in out.iterdir() if path.is_file())
 
 
@@ -297,7 +331,8 @@ def _tokenizer(folder: Path, vocab_size: int) -> str:
     path = folder / "tokenizer.json"
     if not path.is_file():
         path = folder
-        if not any((folder / name).is_file() for name in ("vocab.json", "encoder.json")):
+        kinds = ("vocab.json", "encoder.json", "vocab.txt")
+        if not any((folder / name).is_file() for name in kinds):
             return ""
     try:
         size = tokenizer_of(str(path.absolute()), ()).vocab_size

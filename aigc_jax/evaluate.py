@@ -11,6 +11,7 @@ import numpy as np
 from aigc_jax.config import Config, best_metric
 from aigc_jax.data.text_size import TextSize
 from aigc_jax.errors import UserError, lookup, printable
+from aigc_jax.evaluations.classification import classification
 from aigc_jax.evaluations.distribution import distribution
 from aigc_jax.evaluations.likelihood import importance_sampled
 from aigc_jax.evaluations.modes import mode_counts
@@ -121,9 +122,15 @@ def likelihood(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Call
     return importance_sampled(experiment, name, eval_feed(experiment, name), progress)
 
 
+def classes(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable, dict]:
+    """Accuracy, precision, recall and F1, see `evaluations/classification.py`."""
+    return classification(experiment, name, eval_feed(experiment, name), progress)
+
+
 EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "mean": mean,
     "per_example": per_example,
+    "classification": classes,
     "distribution": distribution,
     "reconstructions": reconstructions,
     "likelihood": likelihood,

@@ -101,6 +101,8 @@ class Experiment:
         """What throughput counts, and how many of it an example holds."""
         if self.data.window is not None:
             return "tokens", self.data.window.length - 1
+        if "label" in self.data.features and self.data.tokenizer is not None:
+            return "texts", 1
         if self.data.tokenizer is not None:  # of the target, at most
             return "tokens", self.data.features["target"].shape[0]
         return "points" if "point" in self.data.features else "images", 1
@@ -359,6 +361,15 @@ def data_spec(config: Config, data: Dataset) -> Spec:
             binary=binary,
         )
     vocab_size, pair = data.tokenizer.vocab_size, data.features
+    mask_token = getattr(data.tokenizer, "mask_token", None)
+    if "label" in data.features:
+        return Spec(
+            data.name,
+            vocab_size=vocab_size,
+            block_size=data.features["tokens"].shape[0],
+            num_classes=data.features["label"].num_classes,
+            mask_token=mask_token,
+        )
     if data.window is None:
         longest = {side: pair[side].shape[0] for side in ("source", "target")}
         return Spec(
@@ -371,5 +382,5 @@ def data_spec(config: Config, data: Dataset) -> Spec:
         data.name,
         vocab_size=vocab_size,
         block_size=data.window.length - 1,
-        mask_token=getattr(data.tokenizer, "mask_token", None),
+        mask_token=mask_token,
     )

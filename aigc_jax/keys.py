@@ -188,6 +188,16 @@ TEXTS: Table = {
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
+    "labels": Key(
+        "",
+        '"text,label", the columns of CSV and TSV files (or "2,1"); or "folders", one for a class',
+        TEXT,
+    ),
+    "on_bad": Key(
+        "stop",
+        "labels: at a bad row; or skip: leave it out and count it",
+        one_of("stop", "skip"),
+    ),
     "documents": Key(
         "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
     ),
@@ -255,6 +265,7 @@ OF_TEXTS = ("max_new_tokens", *DRAWING)
 EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
+    "classification": {},
     "reconstructions": {},
     "modes": {
         "num_samples": Key(2500, "generated points", COUNT),

@@ -17,7 +17,8 @@ from aigc_jax.data import source
 from aigc_jax.data.examples import Feature
 from aigc_jax.data.identity import changes
 from aigc_jax.data.source import Dataset
-from aigc_jax.data.tokenizer import from_json
+from aigc_jax.data.subwords import SubwordTokenizer
+from aigc_jax.data.tokenizer import Tokenizer, from_json
 from aigc_jax.errors import UserError, first_line, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.interop import safetensors
@@ -25,6 +26,7 @@ from aigc_jax.models.lora import is_adapter, merged
 from aigc_jax.paths import expand
 from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.files import write_bytes
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.adapting import adapters
 from aigc_jax.tasks.task import TrainState, merge
@@ -62,12 +64,16 @@ def described_data(description: dict[str, Any]) -> Dataset:
         name=description["name"],
         split=description["split"],
         size=description["size"],
-        features={n: Feature(tuple(shape), *rest) for n, (shape, *rest) in features.items()},
+        features={n: _feature(*parts) for n, parts in features.items()},
         fetch=fetch,
         window=source.Window(*window) if window else None,
         tokenizer=from_json(tokenizer) if tokenizer else None,
         identity=description.get("identity", {}),
     )
+
+
+def _feature(shape: Any, dtype: str, num_classes: Any = None, names: Any = ()) -> Feature:
+    return Feature(tuple(shape), dtype, num_classes, tuple(names))
 
 
 def experiment_of(config: Config, workdir: Path, *, with_data: bool = False) -> Experiment:
@@ -198,7 +204,40 @@ def start_state(experiment: Experiment) -> TrainState:
             echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
         echo(f"  not used: {', '.join(map(printable, found.unused))}")
+    theirs, tokenizer = other_tokenizer(train.init_from), experiment.data.tokenizer
+    embedded = any(path.endswith("/token_embedding") for path in found.taken)
+    if embedded and tokenizer is not None and theirs not in ("", tokenizer.to_json()):
+        run = printable(train.init_from)
+        echo(
+            f"warning: {run} has another tokenizer: embeddings may stand for other tokens; "
+            f"--config.data.tokenizer={run} takes its own"
+        )
     return found.state
+
+
+def write_tokenizer(workdir: Path, tokenizer: Tokenizer | None) -> None:
+    """Pieces of words as `tokenizer.json`: a run that starts from this one gives the directory as
+    its `config.data.tokenizer`."""
+    if isinstance(tokenizer, SubwordTokenizer):
+        write_bytes(workdir / "tokenizer.json", tokenizer.definition.encode())
+
+
+def other_tokenizer(init_from: str) -> str:
+    """The tokenizer of the run that `config.train.init_from` names, as `to_json` wrote it; empty
+    where it has none."""
+    if init_from.endswith(safetensors.SUFFIX):
+        return ""
+    path, step = _run_and_step(init_from)
+    meta = Checkpoints(path / "checkpoints", read_only=True).meta(step) or {}
+    stored = meta.get("data")
+    return stored.get("tokenizer", "") if isinstance(stored, dict) else ""
+
+
+def _run_and_step(init_from: str) -> tuple[Path, int | None]:
+    workdir, _, step = init_from.rpartition(":")
+    if not (workdir and step.isdecimal()):
+        workdir, step = init_from, ""
+    return expand("config.train.init_from", workdir), int(step) if step else None
 
 
 class Given(NamedTuple):
@@ -225,12 +264,9 @@ def other_parameters(init_from: str) -> Given:
             return Given(given, float(scale))
         except ValueError:
             raise UserError(f"{path}: lora_scale={printable(scale)} is no number") from None
-    workdir, _, step = init_from.rpartition(":")
-    if not (workdir and step.isdecimal()):
-        workdir, step = init_from, ""
-    path = expand("config.train.init_from", workdir) / "checkpoints"
+    run, number = _run_and_step(init_from)
+    path = run / "checkpoints"
     checkpoints = Checkpoints(path, read_only=True)
-    number = int(step) if step else None
     steps = checkpoints.steps()
     found = checkpoints.parameters(number) if number is None or number in steps else None
     if found is None:

@@ -18,7 +18,13 @@ from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_na
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.progress import waiting
-from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
+from aigc_jax.resume import (
+    check_same_data,
+    describe_data,
+    restore_newest,
+    start_state,
+    write_tokenizer,
+)
 from aigc_jax.run import goodput, observe, trackers
 from aigc_jax.run.advice import Adviser
 from aigc_jax.run.bucket_lock import BucketLock
@@ -205,6 +211,7 @@ def _train(
                         write_json(files.folder / "config.json", as_json(config))
                         about = observe.environment(config.seed)
                         write_json(files.folder / "environment.json", about)
+                        write_tokenizer(files.folder, experiment.data.tokenizer)
                     log.restart_clock(step + count)
                 step += count
                 log.add(step, metrics)

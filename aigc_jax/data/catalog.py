@@ -13,7 +13,7 @@ class Row(NamedTuple):
 
     Attributes:
         name: for `data.source`.
-        kind: image, text or point.
+        kind: image, text, pairs, labelled (texts) or point.
         size: what it holds.
         licence: as its authors state it.
         where: the folder or package it lies in, or the command that brings it.
@@ -32,6 +32,7 @@ TASKS = {
     "image": "gan, vae, vqvae, classifier",
     "text": "causal_lm, masked_lm",
     "pairs": "seq2seq",
+    "labelled": "classifier",
     "point": "gan",
 }
 """By kind, the tasks that it is for."""
@@ -74,6 +75,20 @@ ALWAYS = [
         "here, computed",
     ),
     Row("FOLDER with data.pair", "pairs", "lines of train.de and train.en, ...", "yours", "a path"),
+    Row(
+        "synthetic_classes:VOCABULARY",
+        "labelled",
+        "8,192 texts of 16 tokens and 2 classes unless given",
+        "none",
+        "here, computed",
+    ),
+    Row(
+        "FILE.csv or FOLDER with data.labels",
+        "labelled",
+        "csv, tsv; or txt in folders of the classes",
+        "yours",
+        "a path",
+    ),
     Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
 ]

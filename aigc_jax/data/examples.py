@@ -19,11 +19,13 @@ class Feature(NamedTuple):
         dtype: a NumPy type's name.
         num_classes: how many different values an integer feature has: the classes of a label, the
             vocabulary of tokens. None where they are no classes.
+        names: of the classes of a label, where the source has them.
     """
 
     shape: tuple[int, ...]
     dtype: str
     num_classes: int | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@
 | `stacked:mnist` | three images of another source in one, drawn by index |
 | `addition:3`, `synthetic_copy:16:12`, `synthetic_reverse` | pairs, made from their index |
 | `mnist`, `cifar10:3.0.2`, `lm1b` | TFDS, prepared on this machine |
+| `synthetic_classes:16` | labelled texts, made from their index |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
+| `reviews.csv`, with `data.labels` | texts with a class each |
 """
 
 import functools
@@ -30,6 +32,7 @@ from aigc_jax.config import Config
 from aigc_jax.data import (
     embedded,
     image_folder,
+    labelled,
     mixtures,
     splits,
     stacked,
@@ -130,7 +133,7 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
         )
     source = open_source(data_config)
     parts = splits.parse(split, source.sizes, name)
-    if "tokens" in source.features:
+    if "tokens" in source.features and source.features["tokens"].shape == ():
         train = split == data_config.split if train is None else train
         return _windows(data_config, source, split, parts, train)
     _check_transforms(data_config, source)
@@ -189,6 +192,9 @@ BUILT_IN: dict[str, Callable[[str, Config], Source]] = {
     "synthetic_copy": lambda parameters, data: text_pairs.copied(parameters),
     "synthetic_reverse": lambda parameters, data: text_pairs.reversed_(parameters),
     "addition": lambda parameters, data: text_pairs.addition(parameters),
+    "synthetic_classes": lambda parameters, data: labelled.synthetic(
+        parameters, data.get("block_size", 64)
+    ),
 }
 
 
@@ -209,12 +215,18 @@ def open_source(data_config: Config) -> Source:
         for key in ("block_size", "stride"):
             if data_config[key] < 1:
                 raise UserError(f"data.{key}={data_config[key]}: use a number of tokens from 1 up")
+        if data_config.get("on_bad", "stop") != "stop" and not data_config.get("labels"):
+            raise UserError("data.on_bad of texts is for those with data.labels; leave it out")
         size = None
     else:
         size = _size(data_config)
     if stem in BUILT_IN:
         if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
+        if data_config.get("labels"):
+            raise UserError(
+                f"data.labels is for files and folders; {printable(name)} is neither: leave it out"
+            )
         source = BUILT_IN[stem](parameters, data_config)
         if wants_text and source.tokenizer is None:
             held = "points" if "point" in source.features else "images"
@@ -244,6 +256,10 @@ def _found(data_config, size, wants_text) -> Source:
     is_path = _is_path(name)
     prepared = None if is_path else tfds_files.find(name)
     if prepared:
+        if data_config.get("labels"):
+            raise UserError(
+                f"data.labels is for files and folders; {printable(name)} is prepared by TFDS"
+            )
         if wants_text:
             return prepared.text(data_config.tokenizer, documents)
         return prepared.images(data_config, size)
@@ -252,6 +268,17 @@ def _found(data_config, size, wants_text) -> Source:
         if not (path.is_dir() or (wants_text and path.is_file())):
             wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
             raise UserError(f"{printable(name)} is not {wanted}")
+        if wants_text and data_config.get("labels"):
+            for key in ("pair", "documents"):
+                if data_config.get(key):
+                    raise UserError(f"data.{key} and data.labels exclude each other; leave out one")
+            return labelled.source(
+                str(path),
+                data_config.labels,
+                data_config.tokenizer,
+                data_config.block_size,
+                data_config.on_bad,
+            )
         if wants_text and data_config.get("pair"):
             if not path.is_dir():
                 raise UserError(f"{printable(name)} is no folder, and data.pair needs one")

@@ -92,6 +92,34 @@ class SubwordTokenizer:
     def to_json(self) -> str:
         return json.dumps({"kind": "subwords", "definition": self.definition})
 
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What the vocabulary's authors put before and after one text, as BERT's [CLS] and [SEP]:
+        ids, mostly none."""
+        plain, whole = (
+            self._library.encode("a", add_special_tokens=special).ids for special in (False, True)
+        )
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        return [], []
+
+    def with_mask(self, vocab_size: int) -> "SubwordTokenizer":
+        """The tokenizer, with a mask as its last token where a model of `vocab_size` tokens has one
+        more than it."""
+        from tokenizers import Tokenizer
+
+        if self.vocab_size + 1 != vocab_size:
+            return self
+        library = Tokenizer.from_str(self.definition)
+        library.add_special_tokens([_MASKS[0]])
+        return SubwordTokenizer(library.to_str())
+
+    def described(self) -> dict[str, Any]:
+        """What `tokenizer_config.json` says of it."""
+        tokens = {"mask_token": self.mask_token, "eos_token": self.end_token}
+        named = {n: self._library.id_to_token(i) for n, i in tokens.items() if i is not None}
+        return {"tokenizer_class": "PreTrainedTokenizerFast", **named}
+
     def _special(self, names):
         ids = (self._library.token_to_id(name) for name in names)
         return next((i for i in ids if i is not None), None)
@@ -183,7 +211,7 @@ def train(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
 
 def read(path: Path) -> SubwordTokenizer:
     """A `tokenizer.json`, or a folder with one, or with GPT-2's `encoder.json` and `vocab.bpe` (or
-    the same files as `vocab.json` and `merges.txt`).
+    the same files as `vocab.json` and `merges.txt`), or with BERT's `vocab.txt`.
 
     Raises:
         UserError: there is none, or the library cannot read it.
@@ -196,10 +224,13 @@ def read(path: Path) -> SubwordTokenizer:
         for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
             if (path / vocabulary).is_file() and (path / merges).is_file():
                 return _gpt2(path / vocabulary, path / merges)
+        if (path / "vocab.txt").is_file():
+            return _bert(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the tokenizer {printable(path)}: {error}") from error
     raise UserError(
-        f"{printable(path)} holds no tokenizer: no tokenizer.json, nor encoder.json and vocab.bpe"
+        f"{printable(path)} holds no tokenizer: no tokenizer.json, nor encoder.json and vocab.bpe, "
+        "nor vocab.txt"
     )
 
 
@@ -217,6 +248,35 @@ def _gpt2(vocabulary: Path, merges: Path) -> SubwordTokenizer:
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
     if tokenizer.token_to_id(END_OF_TEXT) is not None:
         tokenizer.add_special_tokens([END_OF_TEXT])
+    return SubwordTokenizer(tokenizer.to_str())
+
+
+def _bert(folder: Path) -> SubwordTokenizer:
+    """WordPiece (Devlin et al. 2019) of a `vocab.txt`, a token a line; whether it knows capitals
+    stands in `tokenizer_config.json`, and without one it does not."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    if lacking := [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]:
+        raise UserError(f"{printable(folder / 'vocab.txt')} lacks {', '.join(lacking)}")
+    try:
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        settings = {}
+    settings = settings if isinstance(settings, dict) else {}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(  # pyright: ignore
+        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=bool(settings.get("do_lower_case", True)),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
+    tokenizer.decoder = decoders.WordPiece()  # pyright: ignore
+    ends = [(name, vocabulary[name]) for name in ("[SEP]", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*ends)  # pyright: ignore
+    special = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t in vocabulary]
+    tokenizer.add_special_tokens(special)
     return SubwordTokenizer(tokenizer.to_str())
 
 

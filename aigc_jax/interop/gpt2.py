@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 
 from aigc_jax.errors import UserError, nearest, printable
-from aigc_jax.interop.mapping import Place, same
+from aigc_jax.interop.mapping import Place, same, to_parameters, to_tensors, whole_number
 from aigc_jax.models.transformer import GPT
 
-TASK = "causal_lm"
+TASK, MODEL = "causal_lm", GPT
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
 PREFIX = "transformer."
 """Of every name but the head's; a `GPT2Model` is stored without it."""
+HEAD = "lm_head.weight"
 DROPPED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Masks, which older files hold beside the weights."""
 
@@ -27,6 +28,41 @@ MLPS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
 _FIXED |= {"add_cross_attention": False}
+
+
+def read(
+    stored: Mapping[str, Any], tensors: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of `GPT` and its parameters, block by block.
+
+    Args:
+        stored: the `config.json`.
+        tensors: by the names in the files.
+
+    Raises:
+        UserError: a model that is not computed here, or tensors that are missing, are too many, or
+            have other shapes.
+    """
+    fields = model_fields(stored)
+    tensors = {name.removeprefix(PREFIX): x for name, x in tensors.items()}
+    tensors = {name: x for name, x in tensors.items() if not DROPPED.fullmatch(name)}
+    if HEAD in tensors and "wte.weight" in tensors and fields["tied_head"]:
+        head = tensors.pop(HEAD)
+        if not np.array_equal(head, tensors["wte.weight"]):
+            raise UserError(
+                f"{HEAD} is not wte.weight, and config.json has tie_word_embeddings=true; "
+                "write false there to keep both"
+            )
+    return fields, to_parameters(places(GPT(**fields)), tensors)
+
+
+def write(
+    model: GPT, parameters: Any, came: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `config.json` and the tensors of a model, see `stored_config`."""
+    tensors = to_tensors(places(model), parameters)
+    named = {name if name == HEAD else PREFIX + name: x for name, x in tensors.items()}
+    return stored_config(model, came), named
 
 
 def model_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,18 +82,18 @@ def model_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
             f'config.json: activation_function="{printable(activation)}" is not known'
             f"{nearest(str(activation), MLPS)}"
         )
-    embed_dim = _whole(stored, "n_embd", 768)
-    if embed_dim % _whole(stored, "n_head", 12):
+    embed_dim = whole_number(stored, "n_embd", 768)
+    if embed_dim % whole_number(stored, "n_head", 12):
         raise UserError(
             f"config.json: n_head={stored['n_head']} does not divide n_embd={embed_dim}"
         )
     inner = stored.get("n_inner")
-    mlp_dim = 4 * embed_dim if inner is None else _whole(stored, "n_inner", 0)
+    mlp_dim = 4 * embed_dim if inner is None else whole_number(stored, "n_inner", 0)
     return {
-        "vocab_size": _whole(stored, "vocab_size", 50257),
-        "block_size": _whole(stored, "n_positions", 1024),
-        "num_layers": _whole(stored, "n_layer", 12),
-        "num_heads": _whole(stored, "n_head", 12),
+        "vocab_size": whole_number(stored, "vocab_size", 50257),
+        "block_size": whole_number(stored, "n_positions", 1024),
+        "num_layers": whole_number(stored, "n_layer", 12),
+        "num_heads": whole_number(stored, "n_head", 12),
         "embed_dim": embed_dim,
         "mlp_dim": 0 if mlp_dim == 4 * embed_dim else mlp_dim,
         "mlp": MLPS[activation],
@@ -154,18 +190,8 @@ def places(model: GPT) -> dict[str, Place]:
             **_dense(f"{theirs}.mlp.c_proj", f"{ours}/mlp_out", hidden, embed),
         }
     if not model.tied_head:
-        found["lm_head.weight"] = same("head", model.vocab_size, embed)
+        found[HEAD] = same("head", model.vocab_size, embed)
     return found
-
-
-def check_tied(tensors: Mapping[str, np.ndarray]) -> None:
-    """A head that is stored although it is tied is the embedding, or a `UserError`."""
-    head, table = tensors["lm_head.weight"], tensors["wte.weight"]
-    if head.shape != table.shape or not np.array_equal(head, table):
-        raise UserError(
-            "lm_head.weight is not wte.weight, and config.json has tie_word_embeddings=true; "
-            "write false there to keep both"
-        )
 
 
 def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place]:
@@ -184,10 +210,3 @@ def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
 
 def _mlp_dim(model: GPT) -> int:
     return model.mlp_dim or model.mlp_ratio * model.embed_dim
-
-
-def _whole(stored, key, default) -> int:
-    value = stored.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"config.json: {key}={printable(value)}; a number from 1 up is expected")
-    return value

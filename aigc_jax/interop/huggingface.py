@@ -2,7 +2,7 @@
 
 config.json                 the architecture
 model.safetensors           the weights; of large models *.index.json names the parts
-generation_config.json      how text is drawn, by default
+generation_config.json      how text is drawn, by default; of models that write
 tokenizer.json, ...         see `TOKENIZER_FILES`
 """
 
@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aigc_jax.errors import UserError, first_line, nearest, printable
-from aigc_jax.interop import gpt2
-from aigc_jax.interop.mapping import to_parameters, to_tensors
-from aigc_jax.models.transformer import GPT
+from aigc_jax.interop import bert, gpt2
 from aigc_jax.paths import expand
 
-ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2}
-"""`model_type` of a `config.json` -> the file that knows its fields and tensors."""
+ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2, "bert": bert}
+"""`model_type` of a `config.json` -> the file that knows its fields and tensors: the
+`TASK` that it is here, its `MODEL`, the known `ARCHITECTURES`, `read` and `write`."""
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
 INDEX = "model.safetensors.index.json"
@@ -34,7 +33,8 @@ class Imported(NamedTuple):
     Attributes:
         task: the family's name, `config.task.name`.
         fields: of the linen module, `vocab_size` and `block_size` among them.
-        parameters: a tree of float32 arrays, block by block.
+        parameters: a tree of float32 arrays, block by block. A BERT without a head for masked
+            tokens lacks that of the module.
     """
 
     task: str
@@ -91,26 +91,18 @@ def read(directory: Path) -> Imported:
                 f'{directory / CONFIG}: architecture "{printable(name)}" cannot be read; known: '
                 f"{', '.join(known.ARCHITECTURES)}"
             )
-    fields = known.model_fields(stored)
-    tensors = {name.removeprefix(known.PREFIX): x for name, x in read_tensors(directory).items()}
-    tensors = {name: x for name, x in tensors.items() if not known.DROPPED.fullmatch(name)}
-    model = GPT(**fields)
-    places = known.places(model)
-    if "lm_head.weight" in tensors and "wte.weight" in tensors and fields["tied_head"]:
-        known.check_tied(tensors)
-        del tensors["lm_head.weight"]
-    return Imported(known.TASK, fields, to_parameters(places, tensors))
+    return Imported(known.TASK, *known.read(stored, read_tensors(directory)))
 
 
 def write(
     directory: Path,
     kind: str,
-    model: GPT,
+    model: Any,
     parameters: Any,
     config: Mapping[str, Any],
-    generation: Mapping[str, Any],
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`, `model.safetensors` and `generation_config.json`.
+    """Writes `config.json`, `model.safetensors` and, if there is one, `generation_config.json`.
 
     Args:
         directory: is there.
@@ -118,20 +110,18 @@ def write(
         model: whose parameters they are.
         parameters: a tree, block by block.
         config: more values of `config.json`, which the model's own overrule.
-        generation: `generation_config.json`.
+        generation: `generation_config.json`; None writes none.
 
     Raises:
         UserError: the architecture has no such model.
     """
     from safetensors.numpy import save_file
 
-    known = ARCHITECTURES[kind]
-    stored = {**config, **known.stored_config(model, config)}
-    tensors = to_tensors(known.places(model), parameters)
-    named = {n if n == "lm_head.weight" else known.PREFIX + n: x for n, x in tensors.items()}
-    save_file(named, directory / WEIGHTS, metadata={"format": "pt"})
-    for name, value in ((CONFIG, stored), (GENERATION, generation)):
-        (directory / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    own, tensors = ARCHITECTURES[kind].write(model, parameters, config)
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    for name, value in ((CONFIG, {**config, **own}), (GENERATION, generation)):
+        if value is not None:
+            (directory / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:

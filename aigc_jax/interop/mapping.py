@@ -19,12 +19,14 @@ class Place(NamedTuple):
         shape: in the file.
         ours: the parameter from the tensor.
         theirs: the tensor from the parameter.
+        part: which of several tensors that are stacked to one parameter; None: it is one alone.
     """
 
     path: str
     shape: tuple[int, ...]
     ours: Callable[[np.ndarray], np.ndarray]
     theirs: Callable[[np.ndarray], np.ndarray]
+    part: int | None = None
 
 
 def same(path: str, *shape: int) -> Place:
@@ -57,11 +59,19 @@ def to_parameters(places: Mapping[str, Place], tensors: Mapping[str, np.ndarray]
         problems.append(_listed(misshapen))
     if problems:
         raise UserError(f"the tensors do not fit config.json; {'; '.join(problems)}")
-    flat = {
-        place.path: np.ascontiguousarray(place.ours(tensors[name]), np.float32)
-        for name, place in places.items()
+    flat: dict[str, Any] = {}
+    for name, place in places.items():
+        value = np.ascontiguousarray(place.ours(tensors[name]), np.float32)
+        if place.part is None:
+            flat[place.path] = value
+        else:
+            flat.setdefault(place.path, []).append((place.part, value))
+    stacked = {
+        path: np.stack([x for _, x in sorted(value, key=lambda one: one[0])])
+        for path, value in flat.items()
+        if isinstance(value, list)
     }
-    return unflatten_dict(flat, sep="/")
+    return unflatten_dict(flat | stacked, sep="/")
 
 
 def to_tensors(places: Mapping[str, Place], parameters: Any) -> dict[str, np.ndarray]:
@@ -77,11 +87,20 @@ def to_tensors(places: Mapping[str, Place], parameters: Any) -> dict[str, np.nda
         if place.path not in flat and place.path.endswith("/bias"):
             tensors[name] = np.zeros(place.shape, np.float32)
         else:
-            value = np.asarray(flat.pop(place.path), np.float32)
+            value = np.asarray(flat[place.path], np.float32)
+            value = value if place.part is None else value[place.part]
             tensors[name] = np.ascontiguousarray(place.theirs(value))
-    if flat:
-        raise UserError(f"no place in the file for {_listed(sorted(flat))}")
+    if left := flat.keys() - {place.path for place in places.values()}:
+        raise UserError(f"no place in the file for {_listed(sorted(left))}")
     return tensors
+
+
+def whole_number(stored: Mapping[str, Any], key: str, default: int) -> int:
+    """A size in a `config.json`; a `UserError` where it is none."""
+    value = stored.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"config.json: {key}={printable(value)}; a number from 1 up is expected")
+    return value
 
 
 def _listed(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from aigc_jax.errors import UserError, first_line
 
 _BLOCK = 1 << 16
 _FILES = ("config.json", "environment.json", "metrics.jsonl", "report.json", "goodput.jsonl")
+_FILES += ("tokenizer.json",)
 _FILES += ("trackers.json", "run.lock", *(f"stacks-{i}.txt" for i in range(8)))
 _SECTIONS = ("task", "model", "data", "optimizer", "train", "parallel")
 _DIRECTORIES = ("checkpoints", "samples", "generated", "tensorboard")

@@ -13,7 +13,7 @@ from aigc_jax.config import Config
 from aigc_jax.errors import UserError
 from aigc_jax.generate.decode import decode
 from aigc_jax.models.transformer import GPT, TENSOR_RULES
-from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
+from aigc_jax.tasks.family import TRAINING, Section, Spec, check_text, construct
 from aigc_jax.tasks.step import collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
@@ -204,8 +204,7 @@ def sections(config: Config) -> dict[str, Section]:
 
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> CausalLM:
     """The task that a complete config describes, see `tasks.build`."""
-    if spec.vocab_size is None or spec.source_length is not None:
-        raise UserError(f"task causal_lm needs text; config.data.source={spec.name} holds none")
+    check_text(spec, "causal_lm")
     parts = sections(config)
     sizes = {"vocab_size": spec.vocab_size, "block_size": spec.block_size}
     model = construct(

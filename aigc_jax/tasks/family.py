@@ -75,6 +75,17 @@ def construct(section: Section, key: str, given: Config, **fixed):
     return section.cls(**values, **fixed)
 
 
+def check_text(spec: Spec, task: str) -> None:
+    """The data is running text, or a `UserError`."""
+    if spec.vocab_size is not None and spec.num_classes:
+        raise UserError(
+            f"task {task} needs running text, and config.data.labels makes examples with a class: "
+            "leave it out"
+        )
+    if spec.vocab_size is None or spec.source_length is not None:
+        raise UserError(f"task {task} needs text; config.data.source={spec.name} holds none")
+
+
 def image_shape(spec: Spec, section: Section, given: Config) -> tuple[int, int, int]:
     """The shape of the data's images, one that a model can make, or a `UserError`.
 

@@ -15,7 +15,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.generate.sampling import sample_tokens
 from aigc_jax.models.transformer import BERT, TENSOR_RULES
 from aigc_jax.tasks.causal_lm import LMMetrics, Perplexity
-from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
+from aigc_jax.tasks.family import TRAINING, Section, Spec, check_text, construct
 from aigc_jax.tasks.step import collect, create_network, sum_over, update_model
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
@@ -213,18 +213,24 @@ def sections(config: Config) -> dict[str, Section]:
     """The parts of a config that this family fills in, see `tasks.complete`."""
     return {
         "task": Section(MaskedLM, ("model", "mask_token", *TRAINING)),
-        "model": Section(BERT, ("vocab_size", "block_size", "dtype")),
+        "model": Section(BERT, ("vocab_size", "block_size", "dtype", "masked_head")),
     }
+
+
+def vocabulary(vocab_size: int, mask_token: int | None) -> tuple[int, int]:
+    """The model's tokens and its mask, which is one token more where the tokenizer has none."""
+    mask = vocab_size if mask_token is None else mask_token
+    return max(vocab_size, mask + 1), mask
 
 
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> MaskedLM:
     """The task that a complete config describes, see `tasks.build`. Where the tokenizer has no
     mask, the vocabulary gets one token more."""
-    if spec.vocab_size is None or spec.source_length is not None:
-        raise UserError(f"task masked_lm needs text; config.data.source={spec.name} holds none")
+    check_text(spec, "masked_lm")
+    assert spec.vocab_size is not None
     parts = sections(config)
-    mask = spec.vocab_size if spec.mask_token is None else spec.mask_token
-    sizes = {"vocab_size": max(spec.vocab_size, mask + 1), "block_size": spec.block_size}
+    vocab_size, mask = vocabulary(spec.vocab_size, spec.mask_token)
+    sizes = {"vocab_size": vocab_size, "block_size": spec.block_size}
     model = construct(
         parts["model"], "config.model", config.model, **sizes, dtype=training["dtype"]
     )

@@ -10,6 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aigc_jax.errors import UserError
+from aigc_jax.models.transformer import stack_layers, unstack_layers
 from aigc_jax.tasks.task import Network, TrainState
 
 
@@ -35,7 +36,8 @@ def transfer(
     rename: Sequence[tuple[str, str]] = (),
     skip: Sequence[str] = (),
 ) -> Transferred:
-    """Takes the parameters of another run that have the same path and shape.
+    """Takes the parameters of another run that have the same path and shape. Of a longer table of
+    learned positions the first are taken, and blocks are stacked or not as they are here.
 
     Trained and frozen parameters are filled alike, and moving averages start from what was taken.
     Optimizer states and statistics are those of a new run.
@@ -51,7 +53,7 @@ def transfer(
         UserError: two paths become one, an expression cannot be read, or nothing is taken.
     """
     source: dict[str, Any] = {}
-    for path, value in flatten_dict(given, sep="/").items():
+    for path, value in flatten_dict(_laid_out(given, state), sep="/").items():
         for pattern, replacement in rename:
             path = _regex("config.train.init_rename", re.sub, pattern, replacement, path)
         if path in source:
@@ -64,6 +66,8 @@ def transfer(
         for place, leaf in flat.items():
             path = f"{name}/{place}"
             value = source.get(path)
+            if value is not None and path.endswith("/position_embedding"):
+                value = value[: leaf.shape[0]]
             if any(_regex("config.train.init_skip", re.search, p, path) for p in skip):
                 left[path] = "skipped"
             elif value is None:
@@ -93,6 +97,18 @@ def transfer(
         )
     unused = sorted(source.keys() - {*taken})
     return Transferred(state.replace(networks=networks), taken, left, unused)
+
+
+def _laid_out(given: dict[str, Any], state: TrainState) -> dict[str, Any]:
+    """The other run's trees with the blocks of a transformer as this run has them."""
+    trees = dict(given)
+    for name in trees.keys() & state.networks.keys():
+        ours = {**state.networks[name].params, **state.networks[name].frozen}
+        if "blocks" in ours and "blocks_0" in trees[name]:
+            trees[name] = stack_layers(trees[name])
+        elif "blocks_0" in ours and "blocks" in trees[name]:
+            trees[name] = unstack_layers(trees[name])
+    return trees
 
 
 def _regex(key: str, function: Any, *args: Any) -> Any:

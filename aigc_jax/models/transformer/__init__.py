@@ -3,6 +3,7 @@
 decoder.py      GPT: embeddings, blocks, head; the loss, and one step of decoding
 encoder.py      BERT: sees a text from both sides
 encoder_decoder.py  a text made of another
+text_classifier.py  a class for a text, from what one of the first two makes of its tokens
 block.py        attention and MLP of one block
 stack.py        blocks one after the other: remat, scan
 projections.py  their dense layers, and what tensor parallelism splits of them
@@ -18,15 +19,18 @@ from aigc_jax.models.transformer.encoder_decoder import EncoderDecoder
 from aigc_jax.models.transformer.projections import TENSOR_RULES
 from aigc_jax.models.transformer.stack import REMAT
 from aigc_jax.models.transformer.stacking import stack_layers, unstack_layers
+from aigc_jax.models.transformer.text_classifier import POOLS, TextClassifier
 
 __all__ = [
     "BERT",
     "GPT",
+    "POOLS",
     "REMAT",
     "TENSOR_RULES",
     "Cache",
     "EncoderDecoder",
     "KVCache",
+    "TextClassifier",
     "stack_layers",
     "unstack_layers",
 ]

@@ -122,6 +122,15 @@ class GPT(nn.Module):
         x, _ = self._features(tokens, ids, None, 0, segments)
         return self._logits(x)
 
+    def encode(
+        self,
+        tokens: Int[Array, "batch length"],
+        ids: Int[Array, "batch"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch length embed"]:
+        """What the last block and the norm after it make of each token; see `__call__`."""
+        return self._features(tokens, ids, None, 0, segments)[0]
+
     def loss(
         self,
         tokens: Int[Array, "batch length"],

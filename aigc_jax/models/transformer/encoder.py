@@ -38,6 +38,7 @@ class BERT(nn.Module):
     | `cls.predictions.transform.dense`, `.LayerNorm` | `mlm_dense`, `mlm_norm` |
     | `cls.predictions.bias` | `mlm_bias` |
     | `pooler.dense` | `pooler_dense` |
+    | `cls.seq_relationship` | `next_sentence_dense` |
 
     Attributes:
         vocab_size, block_size, num_layers, num_heads, embed_dim, dtype: as in `GPT`.
@@ -48,6 +49,9 @@ class BERT(nn.Module):
         norm_eps: what layer norm adds to the variance.
         num_token_types: kinds of tokens that can be told apart, e.g. the first and second sentence.
         pooler: whether there is one, for `pooled`.
+        next_sentence: whether there is a head for `next_sentence_logits`; it needs the pooler.
+        masked_head: whether there is a head for masked tokens; without it `encode` and `pooled`
+            are what there is.
     """
 
     vocab_size: int
@@ -65,6 +69,8 @@ class BERT(nn.Module):
     norm_eps: float = 1e-12
     num_token_types: int = 2
     pooler: bool = False
+    next_sentence: bool = False
+    masked_head: bool = True
 
     def __call__(
         self,
@@ -85,6 +91,8 @@ class BERT(nn.Module):
         x = self.encode(tokens, ids, segments, token_types)
         if self.pooler and self.is_initializing():
             self.pooler_dense(x[:, 0])
+        if self.next_sentence and self.is_initializing():
+            self.next_sentence_dense(x[:, 0])
         return self._logits(self._transform(x))
 
     def encode(
@@ -144,6 +152,17 @@ class BERT(nn.Module):
         """A vector for each row: tanh of a dense layer of its first token. Needs `pooler`."""
         return jnp.tanh(self.pooler_dense(self.encode(tokens, ids, segments, token_types)[:, 0]))
 
+    def next_sentence_logits(
+        self,
+        tokens: Int[Array, "batch length"],
+        ids: Int[Array, "batch"] | None = None,
+        segments: Int[Array, "batch length"] | None = None,
+        token_types: Int[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch 2"]:
+        """Whether the tokens of type 1 follow those of type 0 (Devlin et al. 2019, section 3.1):
+        the logits of yes and no. Needs `next_sentence`."""
+        return self.next_sentence_dense(self.pooled(tokens, ids, segments, token_types))
+
     def setup(self):
         lookup(dict.fromkeys(ATTENTIONS), self.attention, "config.model.attention")
         lookup(dict.fromkeys(MLPS), self.mlp, "config.model.mlp")
@@ -176,11 +195,16 @@ class BERT(nn.Module):
             "post_norm": True,
         }
         self.blocks: Any = make_blocks(self.num_layers, self.remat, self.scan_layers, arguments)
-        self.mlm_dense = Dense(width, dtype=self.dtype, kernel_init=_INIT)
-        self.mlm_norm = norm("layer", self.norm_eps, True, self.dtype)
-        self.mlm_bias = self.param("mlm_bias", nn.initializers.zeros, (self.vocab_size,))
+        if self.masked_head:
+            self.mlm_dense = Dense(width, dtype=self.dtype, kernel_init=_INIT)
+            self.mlm_norm = norm("layer", self.norm_eps, True, self.dtype)
+            self.mlm_bias = self.param("mlm_bias", nn.initializers.zeros, (self.vocab_size,))
         if self.pooler:
             self.pooler_dense = Dense(width, dtype=self.dtype, kernel_init=_INIT)
+        if self.next_sentence:
+            if not self.pooler:
+                raise UserError("config.model.next_sentence needs config.model.pooler=True")
+            self.next_sentence_dense = Dense(2, dtype=self.dtype, kernel_init=_INIT)
 
     def _transform(self, x):
         return self.mlm_norm(nn.gelu(self.mlm_dense(x), approximate=self.mlp == "gelu_tanh"))
