@@ -13,6 +13,7 @@ from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.evaluations.distribution import distribution
 from aigc_jax.evaluations.likelihood import importance_sampled
 from aigc_jax.evaluations.reconstructions import reconstructions
+from aigc_jax.evaluations.translation import translation
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
 from aigc_jax.parallel.processes import is_lead
@@ -20,7 +21,7 @@ from aigc_jax.parallel.seeds import each
 from aigc_jax.progress import bar
 from aigc_jax.resume import restore
 from aigc_jax.run.observe import echo
-from aigc_jax.run.report import write_report
+from aigc_jax.run.report import write_examples, write_report
 from aigc_jax.run.screen import evaluation_lines
 from aigc_jax.tasks.task import TrainState, inference_state
 
@@ -37,6 +38,7 @@ class Evaluation(NamedTuple):
         metrics: the names of its values.
         run: `(inference_state, beat) -> values`.
         card: what the values were measured on.
+        examples: of one that writes texts: what it made of each example when it last ran.
     """
 
     every: int
@@ -44,6 +46,7 @@ class Evaluation(NamedTuple):
     metrics: tuple[str, ...]
     run: Callable[[TrainState, Beat], Values]
     card: dict[str, Any]
+    examples: Callable[[], Iterable[dict[str, Any]]] | None = None
 
 
 def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
@@ -120,10 +123,11 @@ EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "distribution": distribution,
     "reconstructions": reconstructions,
     "likelihood": likelihood,
+    "translation": translation,
 }
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
-`evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card. The settings of
-a type stand in `keys.EVALUATION_SETTINGS`."""
+`evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card, and a fourth is
+`Evaluation.examples`. The settings of a type stand in `keys.EVALUATION_SETTINGS`."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -172,7 +176,7 @@ def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
         every = experiment.in_steps(settings.every or config.train.eval_every, f"{key}.every")
         averaged = settings.parameters == "average"
         protocol = card(experiment, name) | (more[0] if more else {})
-        found[name] = Evaluation(every, averaged, metrics, run, protocol)
+        found[name] = Evaluation(every, averaged, metrics, run, protocol, *more[1:])
     return found
 
 
@@ -184,8 +188,18 @@ class Evaluator:
         experiment: Experiment,
         evaluations: dict[str, Evaluation],
         beat: Beat = lambda: None,
+        workdir: Path | None = None,
     ):
+        """
+        Args:
+            experiment: of the run.
+            evaluations: those that may be asked for.
+            beat: called after every batch.
+            workdir: of the run, whose folder `evaluations` gets the texts that were written for
+                each example; None keeps none.
+        """
         self.evaluations, self._beat, self._experiment = evaluations, beat, experiment
+        self._workdir = workdir
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
         self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
 
@@ -205,6 +219,11 @@ class Evaluator:
                 prepared[kind] = self._prepare[kind](state)
             found = evaluation.run(prepared[kind], self._beat)
             values |= {f"{name}/{metric}": value for metric, value in found.items()}
+            if evaluation.examples and self._workdir and is_lead():
+                seed = f"-seed{int(state.seed)}" if self._experiment.seeds > 1 else ""
+                place = Path("evaluations", f"{name}-step{int(state.step)}{seed}.jsonl")
+                write_examples(self._workdir / place, evaluation.examples())
+                echo(f"step {int(state.step)}: what {name} compared in {place}")
         return values
 
 
@@ -221,7 +240,7 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
     if not evaluations:
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
-    values = Evaluator(experiment, evaluations)(state, evaluations)
+    values = Evaluator(experiment, evaluations, workdir=workdir)(state, evaluations)
     echo(evaluation_lines(int(state.step), values))
     report = make_report(int(state.step), values, evaluations)
     if is_lead():

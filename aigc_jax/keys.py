@@ -170,14 +170,16 @@ TEXTS: Table = {
     "eval_batch_size": _DATA["eval_batch_size"]._replace(default=64),
     "tokenizer": Key(
         "char",
-        "or byte, bpe:4096, a tokenizer.json, a folder with encoder.json and vocab.bpe",
+        "or byte, bpe:4096, tokenizer.json, a folder with encoder.json and vocab.bpe, a WORKDIR",
         TEXT,
     ),
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
     "documents": Key(
-        "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
+        "",
+        'files, blank_lines, a separator, or messages: tokens see none of others; "": one stream',
+        TEXT,
     ),
     "block_size": Key(
         64, "tokens the model sees; an example holds one more", Range(1, 2**24, "[]", whole=True)
@@ -204,7 +206,9 @@ OPTIMIZER: Table = {
 }
 
 EVALUATION: Table = {
-    "type": Key("mean", "or per_example, distribution, reconstructions: docs/metrics.md", TEXT),
+    "type": Key(
+        "mean", "or per_example, distribution, reconstructions, likelihood, translation", TEXT
+    ),
     "split": Key("", '"" as config.data.eval_split', TEXT),
     "every": Key("", '"" as config.train.eval_every', DURATION),
     "batch_size": Key(0, "0 as config.data.eval_batch_size", BATCH._replace(low=0)),
@@ -244,6 +248,14 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
     "reconstructions": {},
+    "translation": {
+        "metrics": Key("bleu, chrf, exact_match", "some of these", TEXT),
+        "num_beams": Key(1, "of beam search; 1: greedy", Range(1, 2**8, "[]", whole=True)),
+        "length_penalty": Key(1.0, "of beams; above 0 long texts gain", Range(-1e3, 1e3, "[]")),
+        "max_new_tokens": Key(0, "of a hypothesis; 0: what the model can write", COUNT_OR_ZERO),
+        "lowercase": Key(False, "BLEU and chrF of texts in lower case", SWITCH),
+        "tokenize": Key("13a", "BLEU: or intl, zh, char, none: what sacrebleu calls words", TEXT),
+    },
     "distribution": {
         "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
         "metrics": Key(

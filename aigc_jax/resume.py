@@ -23,7 +23,7 @@ from aigc_jax.progress import waiting
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.task import TrainState, merge
-from aigc_jax.tasks.transfer import transfer
+from aigc_jax.tasks.transfer import VOCABULARY, transfer
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
@@ -177,8 +177,17 @@ def start_state(experiment: Experiment) -> TrainState:
             "set config.train.seeds=1"
         )
     given = other_parameters(train.init_from)
-    found = transfer(state, given, train.init_rename, train.init_skip)
+    base = getattr(experiment.data.tokenizer, "base", None)  # of one that has roles, too
+    vocab = base.vocab_size if base else 0
+    found = transfer(state, given, train.init_rename, train.init_skip, vocab)
     echo(f"from {printable(train.init_from)}: took {len(found.taken)} parameters")
+    words = other_tokenizer(train.init_from)
+    known = [one.to_json() for one in (experiment.data.tokenizer, base) if one]
+    if words and known and words not in known and any(p.endswith(VOCABULARY) for p in found.taken):
+        echo(
+            f"warning: tokens mean something else there: the vocabulary of "
+            f"{printable(train.init_from)} is another; set config.data.tokenizer to it"
+        )
     for path, why in found.left.items():
         echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
@@ -191,13 +200,8 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     some, or of a `.safetensors` file, as numpy arrays."""
     if init_from.endswith(safetensors.SUFFIX):
         return safetensors.read_parameters(expand("config.train.init_from", init_from))
-    workdir, _, step = init_from.rpartition(":")
-    if not (workdir and step.isdecimal()):
-        workdir, step = init_from, ""
-    path = expand("config.train.init_from", workdir) / "checkpoints"
-    checkpoints = Checkpoints(path, read_only=True)
-    number = int(step) if step else None
-    steps = checkpoints.steps()
+    checkpoints, number = _checkpoints_of(init_from)
+    path, steps = checkpoints.directory, checkpoints.steps()
     found = checkpoints.parameters(number) if number is None or number in steps else None
     if found is None:
         there = f"steps {', '.join(map(str, steps))}" if steps else "none"
@@ -211,3 +215,22 @@ def other_parameters(init_from: str) -> dict[str, Any]:
     for name, tree in (frozen[1] if frozen else {}).items():
         given[name] = merge(given.get(name, {}), tree)
     return given
+
+
+def other_tokenizer(init_from: str) -> str:
+    """The tokenizer of the run that `config.train.init_from` names, as `Tokenizer.to_json` has it;
+    empty of images and of a file."""
+    if init_from.endswith(safetensors.SUFFIX):
+        return ""
+    checkpoints, number = _checkpoints_of(init_from)
+    stored = (checkpoints.meta(number) or {}).get("data")
+    return stored.get("tokenizer", "") if isinstance(stored, dict) else ""
+
+
+def _checkpoints_of(init_from: str) -> tuple[Checkpoints, int | None]:
+    """Those of `WORKDIR[:STEP]`, and the step."""
+    workdir, _, step = init_from.rpartition(":")
+    if not (workdir and step.isdecimal()):
+        workdir, step = init_from, ""
+    path = expand("config.train.init_from", workdir) / "checkpoints"
+    return Checkpoints(path, read_only=True), int(step) if step else None

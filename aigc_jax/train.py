@@ -130,7 +130,7 @@ def _train(
             devices = list(experiment.mesh.devices.flat)
             run = from_file(executable, train_program(experiment), devices)
     with clock("start"):
-        evaluate = Evaluator(experiment, evaluations, clock.beat)
+        evaluate = Evaluator(experiment, evaluations, clock.beat, workdir)
         # Those of a run that has nothing more to do are not opened.
         tracked = tracked if step < experiment.num_steps else []
         hparams = flatten(as_json(config))
