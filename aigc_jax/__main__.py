@@ -116,6 +116,9 @@ VERBS = {
             Flag("eos_token_id", str, None, "text: token that ends it, or several: 3,8"),
             Flag("stop_strings", str, None, 'text: what ends it, a text or ["a", "b"]'),
             Flag("prompt_lookup_num_tokens", int, None, "text: guess so many tokens at once"),
+            Flag(
+                "long_prompts", str, None, "text: beyond the context: truncate (default) or refuse"
+            ),
             Flag("log_probs", bool, None, "text: with --npz, those of the tokens, too"),
             Flag("out", str, "", "file to write, without its ending"),
             Flag("images", str, "", "folder for every image as a file of its own, too"),

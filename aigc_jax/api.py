@@ -106,11 +106,9 @@ class Run:
             made = make_options(options, 2**31)
             if kind in FROM_DATA:
                 experiment = experiment_of(self.config, self.workdir, with_data=True)
-            if len(prompts) > 1:
-                raise UserError(f"task {self.config.task.name} takes one prompt at a time")
             settings = Settings(kind, made.max_new_tokens)
             text = drawing(experiment, options)
-            make, _ = sample_chunks(experiment, settings, num, seed, "".join(prompts), text, labels)
+            make, _ = sample_chunks(experiment, settings, num, seed, prompts, text, labels)
             samples: dict[str, Any] = gather(make(self.inference))
             if tokenizer is not None:
                 tokens = samples["tokens"]

@@ -150,7 +150,7 @@ TEXT_OPTIONS = (
     *("max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"),
     *("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "num_beams"),
     *("length_penalty", "early_stopping", "num_return_sequences", "eos_token_id", "stop_strings"),
-    *("prompt_lookup_num_tokens", "log_probs"),
+    *("prompt_lookup_num_tokens", "long_prompts", "log_probs"),
 )
 
 

@@ -286,7 +286,8 @@ def from_json(stored: Any) -> Config:
 
 
 _LOWEST = ("loss", "perplexity", "reconstruction", "kl", "nll", "distance", "fid", "bits")
-_HIGHEST = ("accuracy", "precision", "recall", "f1", "density", "coverage", "psnr", "ssim", "bleu")
+_HIGHEST = ("accuracy", "precision", "recall", "f1", "density", "coverage", "psnr", "ssim")
+_HIGHEST += ("bleu", "chrf", "match")
 
 
 def best_metric(best: str) -> tuple[str, bool]:

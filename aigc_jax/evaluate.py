@@ -16,6 +16,7 @@ from aigc_jax.evaluations.distribution import distribution
 from aigc_jax.evaluations.likelihood import importance_sampled
 from aigc_jax.evaluations.modes import mode_counts
 from aigc_jax.evaluations.reconstructions import reconstructions
+from aigc_jax.evaluations.translation import translation
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.writers import write_png
 from aigc_jax.parallel.feed import EvalFeed
@@ -26,7 +27,7 @@ from aigc_jax.resume import restore
 from aigc_jax.run.console import say
 from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import Writer, echo
-from aigc_jax.run.report import write_report
+from aigc_jax.run.report import write_examples, write_report
 from aigc_jax.run.screen import evaluation_lines
 from aigc_jax.tasks.task import TrainState, inference_state
 
@@ -45,6 +46,7 @@ class Evaluation(NamedTuple):
         metrics: the names of its values.
         run: `(inference_state, beat) -> values`, and pictures by name, uint8 arrays, among them.
         card: what the values were measured on.
+        examples: of one that writes texts: what it made of each example when it last ran.
     """
 
     every: int
@@ -52,6 +54,7 @@ class Evaluation(NamedTuple):
     metrics: tuple[str, ...]
     run: Callable[[TrainState, Beat], dict[str, Any]]
     card: dict[str, Any]
+    examples: Callable[[], Iterable[dict[str, Any]]] | None = None
 
 
 def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
@@ -135,10 +138,12 @@ EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "reconstructions": reconstructions,
     "likelihood": likelihood,
     "modes": mode_counts,
+    "translation": translation,
 }
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
 `evaluate` takes an `inference_state` and a `Beat`, and returns values and maybe pictures by name. A
-third value adds to the card. The settings of a type stand in `keys.EVALUATION_SETTINGS`."""
+third value adds to the card, and a fourth is `Evaluation.examples`. The settings of a type stand in
+`keys.EVALUATION_SETTINGS`."""
 
 
 def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
@@ -187,7 +192,7 @@ def make_evaluations(experiment: Experiment) -> dict[str, Evaluation]:
         every = experiment.in_steps(settings.every or config.train.eval_every, f"{key}.every")
         averaged = settings.parameters == "average"
         protocol = card(experiment, name) | (more[0] if more else {})
-        found[name] = Evaluation(every, averaged, metrics, run, protocol)
+        found[name] = Evaluation(every, averaged, metrics, run, protocol, *more[1:])
     return found
 
 
@@ -200,8 +205,19 @@ class Evaluator:
         evaluations: dict[str, Evaluation],
         beat: Beat = lambda: None,
         show: Show = lambda *_: None,
+        workdir: Path | None = None,
     ):
+        """
+        Args:
+            experiment: of the run.
+            evaluations: those that may be asked for.
+            beat: called after every batch.
+            show: takes the pictures, see `pictures_in`.
+            workdir: of the run, whose folder `evaluations` gets the texts that were written for
+                each example; None keeps none.
+        """
         self.evaluations, self._beat, self._experiment = evaluations, beat, experiment
+        self._workdir = workdir
         self._show = show
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
         self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
@@ -228,6 +244,11 @@ class Evaluator:
                     values[f"{name}/{metric}"] = value
                 elif shown:
                     self._show(int(state.step), f"{name}-{metric}", value)
+            if evaluation.examples and self._workdir and is_lead():
+                seed = f"-seed{int(state.seed)}" if self._experiment.seeds > 1 else ""
+                place = Path("evaluations", f"{name}-step{int(state.step)}{seed}.jsonl")
+                write_examples(self._workdir / place, evaluation.examples())
+                echo(f"step {int(state.step)}: what {name} compared in {place}")
         return values
 
 
@@ -267,7 +288,9 @@ def evaluate(config: Config, workdir: Path, *, best: bool = False) -> dict[str, 
         raise UserError("config.data.eval_split is empty: there is nothing to evaluate on")
     state = restore(experiment, workdir, best=best)
     with Mirror(workdir, keeps=False) as files:
-        evaluator = Evaluator(experiment, evaluations, show=pictures_in(files.folder))
+        evaluator = Evaluator(
+            experiment, evaluations, show=pictures_in(files.folder), workdir=files.folder
+        )
         values = evaluator(state, evaluations)
         echo(evaluation_lines(int(state.step), values))
         report = make_report(int(state.step), values, evaluations)

@@ -182,7 +182,7 @@ TEXTS: Table = {
     "eval_batch_size": _DATA["eval_batch_size"]._replace(default=64),
     "tokenizer": Key(
         "char",
-        "or byte, bpe:4096, a tokenizer.json, a folder with encoder.json and vocab.bpe",
+        "or byte, bpe:4096, tokenizer.json, a folder with encoder.json and vocab.bpe, a WORKDIR",
         TEXT,
     ),
     "pair": Key(
@@ -199,7 +199,9 @@ TEXTS: Table = {
         one_of("stop", "skip"),
     ),
     "documents": Key(
-        "", 'files, blank_lines or a separator: tokens see none of others; "": one stream', TEXT
+        "",
+        'files, blank_lines, a separator, or messages: tokens see none of others; "": one stream',
+        TEXT,
     ),
     "block_size": Key(
         64, "tokens the model sees; an example holds one more", Range(1, 2**24, "[]", whole=True)
@@ -270,6 +272,14 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "modes": {
         "num_samples": Key(2500, "generated points", COUNT),
         "seed": Key(0, "of the noise; samples are those of `aigc generate --seed`", ranges.SEED),
+    },
+    "translation": {
+        "metrics": Key("bleu, chrf, exact_match", "some of these", TEXT),
+        "num_beams": Key(1, "of beam search; 1: greedy", Range(1, 2**8, "[]", whole=True)),
+        "length_penalty": Key(1.0, "of beams; above 0 long texts gain", Range(-1e3, 1e3, "[]")),
+        "max_new_tokens": Key(0, "of a hypothesis; 0: what the model can write", COUNT_OR_ZERO),
+        "lowercase": Key(False, "BLEU and chrF of texts in lower case", SWITCH),
+        "tokenize": Key("13a", "BLEU: or intl, zh, char, none: what sacrebleu calls words", TEXT),
     },
     "distribution": {
         "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),

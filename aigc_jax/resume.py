@@ -30,7 +30,7 @@ from aigc_jax.run.files import write_bytes
 from aigc_jax.run.observe import echo
 from aigc_jax.tasks.adapting import adapters
 from aigc_jax.tasks.task import TrainState, merge
-from aigc_jax.tasks.transfer import transfer
+from aigc_jax.tasks.transfer import VOCABULARY, transfer
 
 
 def describe_data(data: Dataset) -> dict[str, Any]:
@@ -194,7 +194,10 @@ def start_state(experiment: Experiment) -> TrainState:
     if scale and not (lora and lora.scale == scale and _places(given) == _places(state)):
         given = {name: merged(tree, scale) for name, tree in given.items()}
         echo(f"{printable(train.init_from)} has adapters; they are merged into its kernels")
-    found = transfer(state, given, train.init_rename, train.init_skip)
+    tokenizer = experiment.data.tokenizer
+    base = getattr(tokenizer, "base", None)  # of one that has roles, too
+    vocab = base.vocab_size if base else 0
+    found = transfer(state, given, train.init_rename, train.init_skip, vocab)
     echo(f"from {printable(train.init_from)}: took {len(found.taken)} parameters")
     new = [path for path, why in found.left.items() if is_adapter(path) and why == "not there"]
     if new:
@@ -204,12 +207,12 @@ def start_state(experiment: Experiment) -> TrainState:
             echo(f"  not taken: {printable(path)} ({why})")
     if found.unused:
         echo(f"  not used: {', '.join(map(printable, found.unused))}")
-    theirs, tokenizer = other_tokenizer(train.init_from), experiment.data.tokenizer
-    embedded = any(path.endswith("/token_embedding") for path in found.taken)
-    if embedded and tokenizer is not None and theirs not in ("", tokenizer.to_json()):
+    theirs = other_tokenizer(train.init_from)
+    ours = [one.to_json() for one in (tokenizer, base) if one]
+    if theirs and ours and theirs not in ours and any(p.endswith(VOCABULARY) for p in found.taken):
         run = printable(train.init_from)
         echo(
-            f"warning: {run} has another tokenizer: embeddings may stand for other tokens; "
+            f"warning: {run} has another tokenizer: its tokens mean something else; "
             f"--config.data.tokenizer={run} takes its own"
         )
     return found.state

@@ -1,6 +1,7 @@
 """Generation: from a trained state to pictures and texts in files."""
 
 import contextlib
+import dataclasses
 import itertools
 import re
 import shutil
@@ -11,14 +12,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from aigc_jax import keys, progress, rng
 from aigc_jax.config import Config
+from aigc_jax.data.roles import RoleTokenizer
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate import writers
 from aigc_jax.generate.arrays import writing_arrays
+from aigc_jax.generate.options import make as make_options
 from aigc_jax.generate.pictures import COLUMNS
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.processes import is_lead
@@ -98,7 +102,7 @@ def make_sampler(
     text = {"temperature": 0.8, "top_k": 0, "top_p": 1.0}
     # Compiled once, for all steps.
     makers = {
-        kind: sample_chunks(experiment, Settings(kind, max_new_tokens=300), 0, seed, "", text)[0]
+        kind: sample_chunks(experiment, Settings(kind, max_new_tokens=300), 0, seed, (), text)[0]
         for kind in kinds
     }
 
@@ -177,13 +181,11 @@ def generate(
     state = experiment.compile_inference()(state)
     shaped = {name: value for name, value in (text or {}).items() if _is_number(value)}
     shaped.pop("max_new_tokens", None)
+    lines = read_prompts(prompts) if prompts else [prompt] if prompt else []
     if not writes_texts(experiment):
-        if prompts:
-            raise UserError(f"--prompts is not for task {config.task.name}; give one --prompt")
         shaped = drawing(experiment, text or {})
-        make, num = sample_chunks(experiment, settings, num, seed, prompt, shaped, labels)
+        make, num = sample_chunks(experiment, settings, num, seed, lines, shaped, labels)
     else:
-        lines = read_prompts(prompts) if prompts else [prompt] if prompt else []
         given = {"max_new_tokens": settings.max_new_tokens, **(text or {})}
         texts = Texts(experiment, workdir, given, lines, num, kind=settings.kind)
         make, num = (lambda state: texts(state, seed)), texts.num
@@ -241,8 +243,14 @@ def writes_texts(experiment: Experiment) -> bool:
     return hasattr(getattr(experiment.task, "model", None), "init_cache")
 
 
-def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, float]:
-    """How a text is drawn by a task that knows no other options; nothing of images.
+def translates(experiment: Experiment) -> bool:
+    """Whether each text is made of another: then there may be several, and beams."""
+    return "source" in experiment.data.features
+
+
+def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a text is drawn, or searched for by beams, by a task that knows no other options; nothing
+    of images.
 
     Raises:
         UserError: another option is given, or any of a run without texts.
@@ -253,13 +261,16 @@ def drawing(experiment: Experiment, given: Mapping[str, Any]) -> dict[str, float
                 f"{next(iter(given))} is for text; this run makes images ({experiment.data.name})"
             )
         return {}
+    beams = ("num_beams", "length_penalty") if translates(experiment) else ()
     for name in given:
-        if name not in (*keys.DRAWING, "max_new_tokens"):
+        if name not in (*keys.DRAWING, *beams, "max_new_tokens"):
             raise UserError(
-                f"{name} is for decoder-only models; task {experiment.config.task.name} takes "
-                f"{', '.join(keys.DRAWING)} and max_new_tokens"
+                f"{name} is not for task {experiment.config.task.name}, which takes "
+                f"{', '.join((*keys.DRAWING, *beams))} and max_new_tokens"
             )
-    return {name: given.get(name, keys.GENERATE[name].default) for name in keys.DRAWING}
+    options = make_options(given, 2**31)
+    names = beams if options.num_beams > 1 else keys.DRAWING
+    return {name: getattr(options, name) for name in names}
 
 
 def _is_number(value: Any) -> bool:
@@ -271,8 +282,8 @@ def sample_chunks(
     settings: Settings,
     num: int,
     seed: int,
-    prompt: str = "",
-    text: Mapping[str, float] | None = None,
+    prompts: Sequence[str] = (),
+    text: Mapping[str, Any] | None = None,
     labels: Sequence[int] = (),
 ) -> tuple[Callable[..., Iterator[Samples]], int]:
     """What makes the samples that are asked for, and how many there will be.
@@ -280,10 +291,11 @@ def sample_chunks(
     Args:
         experiment: of the run.
         settings: what to make.
-        num: how many; 0 makes 100 images, 2,500 points, 50 reconstructions or one text.
+        num: how many; 0 makes 100 images, 2,500 points, 50 reconstructions or one text. Of each
+            prompt so many, side by side.
         seed: of the noise.
-        prompt: a text to go on from.
-        text: see `generate`; not used for images.
+        prompts: texts to go on from.
+        text: see `drawing`; not used for images.
         labels: see `generate`.
 
     Returns:
@@ -291,16 +303,29 @@ def sample_chunks(
     """
     tokenizer = experiment.data.tokenizer
     keys.check_asked(kind=settings.kind, max_new_tokens=settings.max_new_tokens)
-    keys.check_asked(num=num, seed=seed, prompt=prompt, **(text or {}))
+    text = dict(text or {})
+    settings = dataclasses.replace(settings, num_beams=int(text.pop("num_beams", 1)))
+    of_beams = {n: text.pop(n) for n in ("length_penalty",) if n in text}
+    keys.check_asked(num=num, seed=seed, **text)
     check_labels(experiment, labels)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:
-        num = num or 1
-        inputs = {name: np.asarray(value) for name, value in (text or {}).items()}
-        if prompt:
-            tokens = tokenizer.encode(prompt)
-            rows = lambda ids: {"tokens": np.tile(tokens, (len(ids), 1))}  # noqa: E731
+        each = num or 1
+        num = each * max(1, len(prompts))
+        inputs = {name: np.asarray(value) for name, value in {**text, **of_beams}.items()}
+        starts = [tokenizer.encode(prompt) for prompt in prompts]
+        if isinstance(tokenizer, RoleTokenizer):
+            starts = [tokenizer.start]  # prompts of a dialogue are for `texts.Texts`
+            inputs["end_token"] = np.asarray(tokenizer.end_token)
+        if len(starts) > 1 and not translates(experiment):
+            raise UserError(f"task {experiment.config.task.name} takes one prompt at a time")
+        if starts:
+            tokens, lengths = right_aligned(starts)
+            rows = lambda ids: {  # noqa: E731
+                "tokens": tokens[ids // each],
+                "lengths": lengths[ids // each],
+            }
     elif settings.kind in FROM_DATA:
         held_out, data_seed = experiment.held_out(), jnp.uint32(experiment.config.seed)
         if settings.kind == "reconstructions":
@@ -325,6 +350,22 @@ def sample_chunks(
         return sampler(state, rng.stream_key(seed, "generate"), num, inputs, rows, beat)
 
     return make, num
+
+
+def right_aligned(
+    rows: Sequence[np.ndarray], width: int = 0
+) -> tuple[Int[np.ndarray, "rows width"], Int[np.ndarray, "rows"]]:
+    """Rows of tokens as one array, each at the right end of its row, and their lengths.
+
+    Args:
+        rows: of any lengths.
+        width: of the array, if more than the longest row's.
+    """
+    lengths = np.array([len(row) for row in rows], np.int32)
+    tokens = np.zeros((len(rows), max(width, *lengths, 0)), np.int32)
+    for row, filled in zip(rows, tokens):
+        filled[len(filled) - len(row) :] = row
+    return tokens, lengths
 
 
 def check_labels(experiment: Experiment, labels: Sequence[int]) -> None:

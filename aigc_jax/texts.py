@@ -8,14 +8,16 @@ import jax
 import numpy as np
 
 from aigc_jax import rng
+from aigc_jax.data.roles import RoleTokenizer
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.options import Options, make
-from aigc_jax.generate.text import Text, TextGenerator
+from aigc_jax.generate.text import Text, TextGenerator, beyond_context
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding
 from aigc_jax.progress import bar
 from aigc_jax.run.files import read_optional
+from aigc_jax.run.observe import echo
 from aigc_jax.tasks.task import TrainState
 
 CHUNK = 100  # texts made at once
@@ -65,7 +67,8 @@ class Texts:
             experiment: of the run, its tokenizer known.
             workdir: of the run; of an imported model it says which tokens end a text.
             given: options by name, see `generate.options.Options`; None stands for the default.
-            prompts: texts to go on from; none starts anew, from token 0.
+            prompts: texts to go on from; none starts anew, from token 0. In a dialogue they are
+                what the user says, and a text is the reply.
             num: how many texts of one prompt, 0 for `num_return_sequences`.
             kind: one of the task's `kinds`.
             stream: whether tokens are to come one by one.
@@ -87,6 +90,8 @@ class Texts:
         if "eos_token_id" not in given:
             ends = read_optional(workdir / GENERATION).get("eos_token_id")
             ends = [ends] if isinstance(ends, int) else ends or []
+            if isinstance(tokenizer, RoleTokenizer):
+                ends = [tokenizer.end_token]
             given["eos_token_id"] = [end for end in ends if 0 <= end < model.vocab_size]
         self.options: Options = make(given, model.vocab_size, stream)
         if num and self.options.num_return_sequences > 1:
@@ -94,8 +99,13 @@ class Texts:
                 f"num={num} and num_return_sequences={self.options.num_return_sequences} both say "
                 "how many texts; leave one of them out"
             )
-        self.prompts = [tokenizer.encode(prompt) for prompt in prompts]
-        self.prompts = self.prompts or [np.zeros(1, np.int32)]
+        if isinstance(tokenizer, RoleTokenizer):
+            self.prompts = [*map(tokenizer.frame, prompts)] or [tokenizer.start]
+        else:
+            self.prompts = [*map(tokenizer.encode, prompts)] or [np.zeros(1, np.int32)]
+        cut = beyond_context(self.prompts, self.options, model.block_size)
+        if cut:
+            echo(cut)
         each = num or self.options.num_return_sequences
         if self.options.greedy and self.options.num_beams == 1:
             self._each = each  # all the same, as many as were asked for

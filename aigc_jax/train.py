@@ -146,7 +146,7 @@ def _train(
         judged = metric_names(evaluations)
         writer = observe.Writer(files.folder, is_lead(), hparams, tracked, judged)
         show = pictures_in(files.folder, writer)
-        evaluate = Evaluator(experiment, evaluations, clock.beat, show)
+        evaluate = Evaluator(experiment, evaluations, clock.beat, show, files.folder)
         sample = make_sampler(experiment, files.folder, writer, clock.beat)
         if is_lead() and step < experiment.num_steps:
             clock.keep(files.folder, step)

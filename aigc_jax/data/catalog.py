@@ -91,6 +91,7 @@ ALWAYS = [
     ),
     Row("FOLDER", "image", "png, jpg, gif, ...; sub-folders are classes", "yours", "a path"),
     Row("FILE.txt or FOLDER", "text", "txt, md", "yours", "a path"),
+    Row("FILE.jsonl", "text", 'conversations, with data.documents="messages"', "yours", "a path"),
 ]
 
 _SEE = "see tensorflow.org/datasets/catalog/"

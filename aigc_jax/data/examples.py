@@ -34,7 +34,8 @@ class Source:
 
     A text is a source whose examples are its single tokens (feature `tokens`, shape `()`): its
     slices count tokens, and `source.load` cuts windows from them. With a feature `begins`, uint8,
-    which is 1 where a document begins, each token belongs to one.
+    which is 1 where a document begins, each token belongs to one. With a feature `replies`, uint8,
+    the tokens where it is 1 are those to be predicted.
 
     Attributes:
         sizes: split -> number of examples.

@@ -19,7 +19,7 @@ from aigc_jax import progress
 from aigc_jax.data import cache, encoding, folder
 from aigc_jax.data.examples import Arrays, Feature, Source, fractions, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
-from aigc_jax.data.text import named
+from aigc_jax.data.text import named_tokenizer
 from aigc_jax.data.tokenizer import IdTokenizer, Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, nearest, printable
 
@@ -87,7 +87,12 @@ def source(path: str, labels: str, tokenizer: str, length: int, on_bad: str) -> 
     if read.bad:
         notes.append(f"{len(read.bad):,} bad rows left out, such as {read.bad[0]}")
     whole = identity(read.entries, {split: len(of) for split, of in rows.items()})
-    made_of = {"identity": whole, "labels": labels, "tokenizer": named(tokenizer), "length": length}
+    made_of = {
+        "identity": whole,
+        "labels": labels,
+        "tokenizer": named_tokenizer(tokenizer),
+        "length": length,
+    }
     made_of |= {"on_bad": on_bad, "format": 1}
     build = lambda: _tokens(rows, tokenizer, length)  # noqa: E731
     if tokenizer in ("char", "byte"):

@@ -11,6 +11,7 @@
 | `synthetic_classes:16` | labelled texts, made from their index |
 | `photos/`, `book.txt`, `.` | a folder of images or texts, a text file |
 | `reviews.csv`, with `data.labels` | texts with a class each |
+| `chats.jsonl` with `documents="messages"` | conversations, one a line |
 """
 
 import functools
@@ -33,6 +34,7 @@ from aigc_jax.data import (
     embedded,
     image_folder,
     labelled,
+    messages,
     mixtures,
     splits,
     stacked,
@@ -72,7 +74,8 @@ class Dataset:
         features: name -> what an example has of it, before the step's transforms: `image` uint8
             [height, width, channels] and `label` int32 [] where there are classes, or `tokens`
             int32 [block_size + 1] and, where `data.documents` tells them apart, `segments` of the
-            same shape: tokens of one document have one number.
+            same shape: tokens of one document have one number; of conversations also `weights`
+            int32 [block_size], 1 where the next token is one of a reply.
         fetch: indices [batch] -> raw batch, for example `{"image": uint8 [batch, ...]}`. Pure and
             thread-safe.
         arrays: what `take` takes from, if it is in memory (read-only; may be memory-mapped); else
@@ -172,6 +175,8 @@ def take(
         return {name: array[indices] for name, array in arrays.items()}
     places = (indices * window.stride)[:, None] + np.arange(window.length, dtype=np.int32)
     batch = {"tokens": arrays["tokens"][places].astype(np.int32)}
+    if "replies" in arrays:
+        batch["weights"] = arrays["replies"][places[:, 1:]].astype(np.int32)
     if "begins" in arrays:
         batch["segments"] = arrays["begins"][places].astype(np.int32).cumsum(axis=1, dtype=np.int32)
     return batch
@@ -285,6 +290,8 @@ def _found(data_config, size, wants_text) -> Source:
             return text_pairs.from_files(
                 str(path), data_config.pair, data_config.tokenizer, data_config.block_size
             )
+        if documents == "messages":
+            return messages.source(str(path), data_config.tokenizer)
         if wants_text:
             return text_folder.source(str(path), data_config.tokenizer, documents)
         return image_folder.source(str(path), data_config, size)
@@ -433,6 +440,7 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
         size,
         {
             "tokens": Feature((window.length,), "int32", tokenizer.vocab_size),
+            **({"weights": Feature((block_size,), "int32")} if "replies" in arrays else {}),
             **({"segments": Feature((window.length,), "int32")} if "begins" in arrays else {}),
         },
         functools.partial(take, arrays, window=window),

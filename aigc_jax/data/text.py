@@ -70,7 +70,11 @@ def of_text(
     keep = stored is not None and (stored.large or tokenizer not in ("char", "byte"))
     if keep:
         assert stored is not None
-        made_of = {**stored.made_of, "tokenizer": named(tokenizer), "documents": documents}
+        made_of = {
+            **stored.made_of,
+            "tokenizer": named_tokenizer(tokenizer),
+            "documents": documents,
+        }
         made_of["format"] = 2
         with progress.waiting("tokenising"):
             arrays = cache.cached(
@@ -136,9 +140,8 @@ def split_documents(text: str | Pieces, documents: str) -> Pieces:
     return cut
 
 
-def named(tokenizer: str) -> Any:
-    """JSON values that a tokenizer is a function of besides the text: of files, their sizes and
-    dates too."""
+def named_tokenizer(tokenizer: str) -> Any:
+    """What a tokenizer is a function of besides the text: of files, their sizes and dates too."""
     path = expand("", tokenizer) if "/" in tokenizer or "." in tokenizer else None
     if path is None or not path.exists():
         return tokenizer

@@ -40,15 +40,15 @@ def source(path: str, tokenizer: str, documents: str = "") -> Source:
     name, skipped = printable(path), ""
     if os.path.isfile(path):
         folder_of, base = os.path.split(path)
-        groups = {"": [base]}
+        of_splits = {"": [base]}
     else:
         found = folder.walk(path, SUFFIXES)
         if not found.files:
             raise folder.none_found(path, "texts", SUFFIXES, found)
-        folder_of, groups = path, _groups(path, found)
+        folder_of, of_splits = path, groups(path, found)
         if found.skipped:
             skipped = f"; skipped: {folder.counts(found.skipped)}"
-    paths = {file: os.path.join(folder_of, file) for files in groups.values() for file in files}
+    paths = {file: os.path.join(folder_of, file) for files in of_splits.values() for file in files}
     if sum(os.path.getsize(file) for file in paths.values()) > LARGE:
         entries, about = {}, f"{name}: {len(paths):,} texts"
         dates = {}
@@ -59,7 +59,7 @@ def source(path: str, tokenizer: str, documents: str = "") -> Source:
         made_of = {"path": os.path.abspath(path), "files": dates}
         texts: dict[str, str | Pieces] = {
             split: _reader([paths[file] for file in files], documents)
-            for split, files in groups.items()
+            for split, files in of_splits.items()
         }
         stored = Stored(os.path.basename(os.path.abspath(path)), made_of, large=True)
         return of_text(texts, tokenizer, _identity(entries), about + skipped, documents, stored)
@@ -67,13 +67,13 @@ def source(path: str, tokenizer: str, documents: str = "") -> Source:
     read = {file: _read(where) for file, where in bar}
     entries = {file: entry for file, (_, entry) in read.items()}
     characters = sum(len(text) for text, _ in read.values())
-    joined = sum(len(files) - 1 for files in groups.values())
+    joined = sum(len(files) - 1 for files in of_splits.values())
     if os.path.isfile(path):
         about = f"{name}: {characters:,} characters"
     else:
         about = f"{name}: {len(paths):,} texts, {characters + joined:,} characters{skipped}"
     whole: dict[str, str | Pieces] = {}
-    for split, files in groups.items():
+    for split, files in of_splits.items():
         parts = [read[file][0] for file in files]
         whole[split] = _each(parts) if documents else "\n".join(parts)
     identity_ = _identity(entries)
@@ -100,20 +100,20 @@ def _reader(paths: list[str], documents: str) -> Pieces:
     return read
 
 
-def _groups(path, found: folder.Found) -> dict[str, list[str]]:
+def groups(path: str, found: folder.Found) -> dict[str, list[str]]:
     """Split -> files; a single "" if no file or folder is named after a split."""
     top = {file: _name(file) for file in found.files}
     plain = [name for name in top.values() if not _ABOUT_IT.fullmatch(name)]
     named = folder.named_splits(path, dict.fromkeys(plain))
     if not named:
         return {"": found.files}
-    groups: dict[str, list[str]] = {}
+    splits: dict[str, list[str]] = {}
     for file in found.files:
         if top[file] in named:
-            groups.setdefault(named[top[file]], []).append(file)
+            splits.setdefault(named[top[file]], []).append(file)
         else:
             found.skipped["about the set, not of it (" + file + ")"] += 1
-    return groups
+    return splits
 
 
 def _name(file):

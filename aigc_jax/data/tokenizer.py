@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from aigc_jax.data import subwords
+from aigc_jax.data.roles import RoleTokenizer
 from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.errors import UserError, lookup, nearest, printable
 
@@ -139,7 +140,7 @@ class IdTokenizer:
         return json.dumps({"kind": "ids", "vocab_size": self.vocab_size})
 
 
-Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer | SubwordTokenizer
+Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer | SubwordTokenizer | RoleTokenizer
 
 
 def tokenizer_of(
@@ -149,8 +150,8 @@ def tokenizer_of(
 
     Args:
         name: "char", whose vocabulary is that of all texts, as in char-rnn and nanoGPT: no
-            evaluation meets an unknown character; "byte"; "bpe:N", trained; or a path, see
-            `subwords.read`.
+            evaluation meets an unknown character; "byte"; "bpe:N", trained; a path, see
+            `subwords.read`; or the WORKDIR of a run, for its tokenizer.
         texts: all of them; used for "char" alone.
         train_texts: those that "bpe:N" learns from; by default all.
 
@@ -181,12 +182,30 @@ def tokenizer_of(
             f'unknown tokenizer "{printable(name)}"{nearest(name, known)}; or give the path of a '
             "tokenizer.json, or of a folder with encoder.json and vocab.bpe"
         )
-    return subwords.read(path)
+    return of_run(path) if (path / "checkpoints").is_dir() else subwords.read(path)
+
+
+def of_run(workdir: Path) -> Tokenizer:
+    """The tokenizer that the newest checkpoint of a run tells of, or a `UserError`."""
+    told = {
+        int(path.parent.parent.name): path
+        for path in workdir.glob("checkpoints/*/meta/metadata")
+        if path.parent.parent.name.isdecimal()
+    }
+    try:
+        return from_json(json.loads(told[max(told)].read_text())["data"]["tokenizer"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{printable(workdir)} is a run without a tokenizer: it has no checkpoint, or it is of "
+            "images"
+        ) from None
 
 
 def from_json(text: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote."""
     value = json.loads(text)
+    if value["kind"] == "roles":
+        return RoleTokenizer(from_json(value["base"]))
     kinds = {
         "char": CharTokenizer,
         "byte": ByteTokenizer,

@@ -55,6 +55,8 @@ class Options:
         stop_strings: texts that end a text; they belong to it.
         prompt_lookup_num_tokens: tokens guessed from the text so far and checked at once; 0: none.
             The text is that without.
+        long_prompts: what becomes of a prompt that is longer than the context: "truncate" lets the
+            model see its end, "refuse" makes none.
         log_probs: whether the tokens' log-probabilities are asked for.
     """
 
@@ -75,6 +77,7 @@ class Options:
     eos_token_id: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     prompt_lookup_num_tokens: int = 0
+    long_prompts: str = "truncate"
     log_probs: bool = False
 
     @property
@@ -117,6 +120,8 @@ def make(given: Mapping[str, Any], vocab_size: int, stream: bool = False) -> Opt
         raise UserError(
             f'early_stopping={printable(given["early_stopping"])}: use True, False or "never"'
         )
+    if given.get("long_prompts", "refuse") not in ("truncate", "refuse"):
+        raise UserError(f"long_prompts={printable(given['long_prompts'])}: use truncate or refuse")
     options = Options(**given)
     _check_together(options, {n for n, v in given.items() if v != known[n]}, stream)
     return options

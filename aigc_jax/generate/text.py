@@ -86,6 +86,7 @@ class TextGenerator:
             UserError: a prompt is empty, holds what is no token, or leaves no room for what was
                 asked for.
         """
+        beyond_context(prompts, options, self.model.block_size)
         if options.num_beams > 1:
             return self._beams(variables, prompts, options)
         if options.prompt_lookup_num_tokens and options.greedy and options.max_new_tokens:
@@ -110,6 +111,7 @@ class TextGenerator:
 
         With `stop_strings` a text ends with the token that completes one.
         """
+        beyond_context(prompts, options, self.model.block_size)
         ended = [False] * len(prompts)
         for step, (state, batch) in enumerate(
             self._states(variables, prompts, options, key, ids, decode, 1)
@@ -289,6 +291,22 @@ class TextGenerator:
 
     def _extend(self, variables):
         return functools.partial(self.model.apply, variables, method="extend")
+
+
+def beyond_context(prompts: Sequence[np.ndarray], options: Options, block_size: int) -> str:
+    """What becomes of prompts that are longer than the context, in a line; empty without any.
+
+    Raises:
+        UserError: `options.long_prompts` refuses them.
+    """
+    lengths = [len(prompt) for prompt in prompts if len(prompt) > block_size]
+    if not lengths:
+        return ""
+    which = "the prompt has" if len(prompts) == 1 else f"{len(lengths)} of the prompts have up to"
+    told = f"{which} {max(lengths)} tokens, and the model sees {block_size}"
+    if options.long_prompts == "refuse":
+        raise UserError(f"{told}; give less, or long_prompts=truncate to go on from the end")
+    return f"{told}: it goes on from the last {block_size} (long_prompts=refuse makes none)"
 
 
 class _Batch(NamedTuple):

@@ -104,9 +104,12 @@ class CausalLM:
 
     def predict(self, state: TrainState, batch: Batch, key: Key[Array, ""]) -> dict[str, Array]:
         """Of each sequence the mean loss in nats per token and the share of tokens that were the
-        likeliest."""
+        likeliest, by the weights of the batch if it has some."""
         inputs, targets = batch["tokens"][:, :-1], batch["tokens"][:, 1:]
         segments, within = _documents(batch)
+        if "weights" in batch:
+            weights = batch["weights"].astype(jnp.float32)
+            within = weights if within is None else within * weights
         variables = state.networks["model"].variables()
         logits: Any = self.model.apply(variables, inputs, None, segments)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)

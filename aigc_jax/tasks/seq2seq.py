@@ -11,8 +11,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
+from aigc_jax.generate.beams import beam_search
 from aigc_jax.generate.decode import decode
+from aigc_jax.generate.processors import Rules
 from aigc_jax.models.transformer import TENSOR_RULES, EncoderDecoder
+from aigc_jax.models.transformer.encoder_decoder import Reading
 from aigc_jax.tasks.causal_lm import LMMetrics, Perplexity
 from aigc_jax.tasks.family import TRAINING, Section, Spec, construct
 from aigc_jax.tasks.step import average, collect, create_network, sum_over, update_model
@@ -137,8 +140,9 @@ class Seq2Seq:
         the sources `inputs["tokens"]` `[num, source]`, which stand in `tokens[begin:end]`; of an
         empty source without them. `new` is `max_new_tokens`, at most the longest target. `lengths`
         counts the new tokens up to and with the end. `inputs` may also hold `lengths` (of sources
-        that stand at the right end of their rows), `temperature`, `top_k` and `top_p`; the target
-        ends with its end token, or with `end_token` where that is given and not negative."""
+        that stand at the right end of their rows), `temperature`, `top_k` and `top_p`, or of beams
+        (`settings.num_beams`) the `length_penalty`; the target ends with its end token, or with
+        `end_token` where that is given and not negative. Beam search adds `scores` `[num]`."""
         num, longest = ids.shape[0], self.model.source_length - 1
         given = inputs.get("tokens")
         given = jnp.zeros((num, 0), jnp.int32) if given is None else given
@@ -149,12 +153,19 @@ class Seq2Seq:
         places = jnp.arange(width) + width - count  # from the right end to the left
         source = jnp.take_along_axis(given, jnp.minimum(places, max(width - 1, 0)), axis=1)
         source = jnp.where(jnp.arange(width) < count, source, -1)
+        end = jnp.asarray(inputs.get("end_token", -1))
+        end = jnp.where(end < 0, self.end_token, end)
+        new = min(settings.max_new_tokens, self.model.block_size)
+        if settings.num_beams > 1 and new:
+            return self._search(state, source, end, new, settings.num_beams, inputs)
         variables = state.networks["model"].variables()
 
         def extend(tokens, reading, position):
-            return self.model.apply(variables, tokens, reading, position, method="extend")
+            logits, reading = self.model.apply(
+                variables, tokens, reading, position, method="extend"
+            )
+            return self._without_begin(logits), reading
 
-        end = jnp.asarray(inputs.get("end_token", -1))
         drawn_by = ("temperature", "top_k", "top_p")
         decoded = decode(
             key,
@@ -163,17 +174,51 @@ class Seq2Seq:
             extend,
             self.model.apply(variables, self._ended(source), method="read"),
             self.model.block_size,
-            min(settings.max_new_tokens, self.model.block_size),
-            end_token=jnp.where(end < 0, self.end_token, end),
+            new,
+            end_token=end,
             **{name: inputs[name] for name in drawn_by if name in inputs},
         )
-        last = jnp.take_along_axis(decoded.tokens, decoded.lengths[:, None], axis=1)[:, 0]
+        return self._samples(decoded.tokens, decoded.lengths)
+
+    def _search(self, state, source, end, new, num_beams, inputs) -> Samples:
+        """The best target of each source by beam search."""
+        variables, num = state.networks["model"].variables(), source.shape[0]
+        reading: Any = self.model.apply(variables, self._ended(source), method="read")
+
+        def extend(tokens, blocks, position, at=None):
+            # The beams of a source stand side by side, and no token sees another source's.
+            segments = jnp.repeat(reading.segments, tokens.shape[0] // num, axis=0)
+            logits, longer = self.model.apply(
+                variables, tokens, Reading(blocks, segments), position, method="extend"
+            )
+            return self._without_begin(logits), longer.blocks
+
+        begin = jnp.full((num, 1), self.begin_token, jnp.int32)
+        found = beam_search(
+            begin,
+            jnp.asarray(1),
+            None,
+            extend,
+            reading.blocks,
+            Rules(None, None, None, None, jnp.reshape(end, (1,))),
+            num_beams,
+            new,
+            jnp.asarray(new),
+            jnp.asarray(inputs.get("length_penalty", 1.0), jnp.float32),
+            jnp.asarray(0),
+        )
+        tokens = jnp.concatenate([begin, found.tokens[:, 0]], axis=1)
+        return {**self._samples(tokens, found.lengths[:, 0]), "scores": found.scores[:, 0]}
+
+    def _samples(self, tokens, lengths) -> Samples:
+        """Of targets behind the token that begins them, what `generate` tells."""
+        last = jnp.take_along_axis(tokens, lengths[:, None], axis=1)[:, 0]
         ended = (last == self.end_token).astype(jnp.int32)
         return {
-            "tokens": decoded.tokens,
-            "begin": jnp.ones_like(decoded.lengths),
-            "end": 1 + decoded.lengths - ended,
-            "lengths": decoded.lengths,
+            "tokens": tokens,
+            "begin": jnp.ones_like(lengths),
+            "end": 1 + lengths - ended,
+            "lengths": lengths,
         }
 
     def card(self) -> dict[str, Any]:
@@ -200,7 +245,11 @@ class Seq2Seq:
         source, tokens, targets, weights = self._shifted(batch)
         logits: Any = self.model.apply(state.networks["model"].variables(), source, tokens)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return loss, logits.argmax(axis=-1) == targets, weights
+        return loss, self._without_begin(logits).argmax(axis=-1) == targets, weights
+
+    def _without_begin(self, logits):
+        """What begins a target does not come again in it."""
+        return logits.at[..., self.begin_token].set(-jnp.inf)
 
 
 def _totals(loss, correct, count) -> dict[str, clu_metrics.Metric]:

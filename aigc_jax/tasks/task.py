@@ -111,10 +111,12 @@ class Settings:
     Attributes:
         kind: what to make; `"samples"` for every task, others as the task's `kinds` names them.
         max_new_tokens: text only: how many tokens to add to the prompt.
+        num_beams: of a task that translates: of beam search; 1: none.
     """
 
     kind: str = "samples"
     max_new_tokens: int = 500
+    num_beams: int = 1
 
 
 @runtime_checkable

@@ -13,6 +13,9 @@ from aigc_jax.errors import UserError
 from aigc_jax.models.transformer import stack_layers, unstack_layers
 from aigc_jax.tasks.task import Network, TrainState
 
+VOCABULARY = ("token_embedding", "head")
+"""Parameters of a language model with a row for each token."""
+
 
 class Transferred(NamedTuple):
     """What `transfer` did.
@@ -35,6 +38,7 @@ def transfer(
     given: dict[str, Any],
     rename: Sequence[tuple[str, str]] = (),
     skip: Sequence[str] = (),
+    vocab: int = 0,
 ) -> Transferred:
     """Takes the parameters of another run that have the same path and shape. Of a longer table of
     learned positions the first are taken, and blocks are stacked or not as they are here.
@@ -48,6 +52,8 @@ def transfer(
         rename: `(regular expression, replacement)` pairs, each applied to every path of the other
             run (`model/encoder/Dense_0/kernel`) by `re.sub`.
         skip: regular expressions; parameters of this run in whose path one is found are left.
+        vocab: how many of this run's tokens, the first, are the tokens of the other run; the rows
+            of further ones stay as they were drawn (`VOCABULARY`).
 
     Raises:
         UserError: two paths become one, an expression cannot be read, or nothing is taken.
@@ -74,6 +80,11 @@ def transfer(
                 left[path] = "not there"
             elif not jnp.issubdtype(value.dtype, jnp.floating):
                 left[path] = f"{value.dtype} there, {leaf.dtype} here"
+            elif vocab and place in VOCABULARY and _grown(value.shape, leaf.shape, vocab):
+                taken.append(path)
+                flat[place] = jax.jit(
+                    lambda leaf, value: leaf.at[:vocab].set(value), out_shardings=leaf.sharding
+                )(leaf, np.asarray(value, leaf.dtype))
             elif value.shape != leaf.shape:
                 left[path] = f"{value.shape} there, {leaf.shape} here"
             else:
@@ -109,6 +120,10 @@ def _laid_out(given: dict[str, Any], state: TrainState) -> dict[str, Any]:
         elif "blocks_0" in ours and "blocks" in trees[name]:
             trees[name] = unstack_layers(trees[name])
     return trees
+
+
+def _grown(there: tuple[int, ...], here: tuple[int, ...], vocab: int) -> bool:
+    return there[0] == vocab < here[0] and there[1:] == here[1:]
 
 
 def _regex(key: str, function: Any, *args: Any) -> Any:

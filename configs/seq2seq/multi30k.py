@@ -1,6 +1,7 @@
 """German captions made English ones: Multi30k, by an encoder-decoder over BPE of both languages.
 
   aigc train --config=configs/seq2seq/multi30k.py --config.data.source=FOLDER --workdir=runs/de-en
+  aigc evaluate --workdir=runs/de-en    BLEU, chrF and perplexity on the test set
   aigc generate --workdir=runs/de-en --prompt='Zwei Hunde spielen im Schnee.' --temperature=0
 
 FOLDER holds lines that belong together: train.de and train.en (29,000), val.* (1,014) and
@@ -11,7 +12,7 @@ but for the vocabulary, which there is one of words, lower-cased, for each langu
 
 from ml_collections import ConfigDict
 
-from aigc_jax.config import base, check_arg, optimizer, text
+from aigc_jax.config import base, check_arg, evaluation, optimizer, text
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -28,6 +29,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data = text("", batch_size=128, eval_batch_size=128, block_size=64, tokenizer="bpe:8000")
     config.data.pair = "de-en"
     config.optimizer.model = optimizer("adam", 5e-4, clip_norm=1.0)
+    config.evals.test = evaluation(split="test", every="never")
+    config.evals.greedy = evaluation("translation", split="test", every="never")
+    config.evals.beams = evaluation("translation", split="test", every="never", num_beams=5)
     config.train.duration = "10 epochs"
     config.train.eval_every = "1 epoch"
     config.train.sample_every = "never"
