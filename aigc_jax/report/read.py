@@ -232,7 +232,7 @@ def _newest(item: tuple[tuple[int, str], list[Path]]) -> tuple[int, float]:
 
 
 def _rank(kind: str) -> tuple[int, str]:
-    order = list(ABOUT)
+    order = ["samples", *ABOUT]
     last = kind.rpartition("-")[2]
     return (order.index(last) if last in order else len(order), kind)
 
