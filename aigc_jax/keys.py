@@ -243,9 +243,11 @@ OF_TEXTS = ("max_new_tokens", *DRAWING)
 EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
-    "reconstructions": {},
+    "reconstructions": {
+        "metrics": Key("psnr, ssim, mean_squared_error", "and lpips, lpips_vgg16", TEXT),
+    },
     "distribution": {
-        "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
+        "features": Key("digits", "or efficientnet, inception, pixels", TEXT),
         "metrics": Key(
             "frechet, kid, prdc",
             "and inception_score, class_histogram, stacked_modes, memorisation",
