@@ -10,8 +10,9 @@ import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def numpy_arrays(path: Path) -> dict[str, Any]:
     return _refusing(_numpy, path)
 
 
-def _refusing(read: Callable[[IO[bytes]], dict[str, Any]], path: Path) -> dict[str, Any]:
+def _refusing(read: Callable[[BufferedIOBase], dict[str, Any]], path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             return read(file)
@@ -84,7 +85,7 @@ def _refusing(read: Callable[[IO[bytes]], dict[str, Any]], path: Path) -> dict[s
     )
 
 
-def parse(stream: IO[bytes]) -> Any:
+def parse(stream: BufferedIOBase) -> Any:
     """The object that the next pickle of a stream describes: its dictionaries, lists, tuples,
     numbers and words; calls as `Call`. The stream is then behind it.
 
@@ -108,7 +109,7 @@ def parse(stream: IO[bytes]) -> Any:
         del stack[len(stack) - count :]
         return items
 
-    for op, value, _ in pickletools.genops(stream):
+    for op, value, _ in pickletools.genops(cast("IO[bytes]", stream)):
         match op.name:
             case "PROTO" | "FRAME":
                 pass
@@ -196,7 +197,7 @@ class Storage(NamedTuple):
     size: int
 
 
-def _torch(file: IO[bytes]) -> dict[str, np.ndarray]:
+def _torch(file: BufferedIOBase) -> dict[str, np.ndarray]:
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
@@ -204,8 +205,7 @@ def _torch(file: IO[bytes]) -> dict[str, np.ndarray]:
             order = f"{folder}byteorder"
             if order in archive.namelist() and archive.read(order) != b"little":
                 raise ValueError("its byte order is not little")
-            with archive.open(pickled) as stream:
-                state = parse(stream)
+            state = parse(BytesIO(archive.read(pickled)))
             return _tensors(state, lambda key: archive.read(f"{folder}data/{key}"))
     file.seek(0)
     if parse(file) != LEGACY:
@@ -258,7 +258,7 @@ def _tensors(state: Any, held: Callable[[str], bytes]) -> dict[str, np.ndarray]:
 # --- NumPy ---
 
 
-def _numpy(file: IO[bytes]) -> dict[str, Any]:
+def _numpy(file: BufferedIOBase) -> dict[str, Any]:
     return _arrays(_of_type(parse(file), dict))
 
 
