@@ -182,12 +182,13 @@ VERBS = {
     "metrics": Verb(
         "distances of two sets of images, folders or .npz files, without any run",
         (
-            Flag("features", str, "inception", "or digits, pixels: whose distances"),
+            Flag("features", str, "inception", "or efficientnet, digits, pixels"),
             Flag(
                 "metrics",
                 str,
                 "frechet, kid, prdc",
-                "and inception_score, class_histogram, stacked_modes",
+                "and inception_score, class_histogram, stacked_modes; or, of pairs: psnr, ssim, "
+                "mean_squared_error, lpips, lpips_vgg16",
             ),
             Flag("range", str, "auto", "of floating-point arrays: bytes, unit or signed"),
             Flag("weights", str, "", "file of Inception's weights (or AIGC_INCEPTION_WEIGHTS)"),

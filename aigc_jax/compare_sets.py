@@ -1,4 +1,5 @@
-"""Two sets of images compared without any run: folders, or arrays in `.npz` and `.npy` files."""
+"""Two sets of images compared without any run: folders, or arrays in `.npz` and `.npy` files. As
+sets, or pair by pair."""
 
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from jaxtyping import Shaped, UInt8
 
 from aigc_jax.data import folder, picture
 from aigc_jax.errors import UserError, first_line, lookup, printable
-from aigc_jax.metrics import measure, networks
+from aigc_jax.metrics import measure, networks, paired
 from aigc_jax.parallel.mesh import AXES
 from aigc_jax.progress import bar
 
@@ -49,14 +50,17 @@ def compare(
     k: int = 5,
     splits: int = 1,
 ) -> dict[str, Any]:
-    """Distances of two sets of images and the protocol that they were measured by.
+    """Distances of two sets of images, or of pairs of their images, and the protocol that they were
+    measured by.
 
     Args:
         real: a folder, or a file of arrays: images `[images, height, width, channels]` or without
             channels; of an `.npz` its array `image`, or the only one.
         fake: the same.
         features: a name in `metrics.networks.NETWORKS`.
-        metrics: names in `metrics.measure.METRICS`.
+        metrics: names in `metrics.measure.METRICS`, or in `metrics.paired.METRICS`: then the two
+            hold as many images, the first is compared with the first and so on, and in folders
+            files of a pair have one name.
         value_range: a name in `RANGES`: of floating-point arrays. "auto": signed if a value is
             negative, else unit if none exceeds 1, else bytes.
         weights: the file of `inception`.
@@ -69,9 +73,94 @@ def compare(
     """
     lookup(RANGES, value_range, "--range")
     lookup(networks.NETWORKS, features, "--features")
+    words = {name.strip() for name in metrics.split(",") if name.strip()}
+    for name in sorted(words):
+        lookup(measure.METRICS | paired.METRICS, name, "--metrics")
+    if not words.isdisjoint(paired.METRICS):
+        options = (features, weights, k, splits)
+        return _compare_pairs(real, fake, _pair_names(metrics, words, options), value_range)
     names = measure.parse(metrics, "--metrics")
     if measure.needs_train(names):
         raise UserError("memorisation needs training images: it is for an evaluation of a run")
+    sets = _read_two(real, fake, value_range)
+    num_real, num_fake = (len(of.pixels) for of in sets)
+    height, width, channels = sets[0].pixels.shape[1:]
+    network = networks.feature_network(features, (height, width, channels), weights)
+    options = measure.Options(k, splits)
+    measure.check(names, network, channels, num_real, num_fake, options)
+    mesh = _mesh()
+    extract = networks.extractor(network, mesh, min(BATCH, max(num_real, num_fake)))
+    outputs = [_features(extract, of.pixels, path) for of, path in zip(sets, (real, fake))]
+    return {
+        "metrics": measure.measure(names, measure.Sets(*outputs), options),
+        "protocol": {
+            **measure.protocol(names, network, options),
+            **_read_as(sets, real, fake, mesh),
+            "n_real": num_real,
+            "n_fake": num_fake,
+        },
+    }
+
+
+def _compare_pairs(
+    real: str, fake: str, names: tuple[str, ...], value_range: str
+) -> dict[str, Any]:
+    sets = _read_two(real, fake, value_range)
+    first, second = (of.pixels for of in sets)
+    if len(first) != len(second):
+        raise UserError(
+            f"{printable(real)} holds {len(first)} images and {printable(fake)} {len(second)}; "
+            f"{names[0]} is of pairs: give as many"
+        )
+    if os.path.isdir(real) and os.path.isdir(fake):
+        _check_partners(real, fake)
+    height, width, channels = first.shape[1:]
+    metrics = paired.make(names, (height, width, channels), "--metrics")
+    mesh = _mesh()
+    compare = paired.comparer(metrics, (height, width, channels), mesh, min(BATCH, len(first)))
+    parts = []
+    for start in bar(range(0, len(first), BATCH), desc="pairs", unit="batch"):
+        batch = (x[start : start + BATCH] / np.float32(255.0) for x in (first, second))
+        parts.append(compare(*batch))
+    return {
+        "metrics": paired.means(parts),
+        "protocol": {
+            **paired.protocol(metrics),
+            **_read_as(sets, real, fake, mesh),
+            "n_pairs": len(first),
+        },
+    }
+
+
+def _pair_names(metrics: str, words: set[str], options: tuple[Any, ...]) -> tuple[str, ...]:
+    """The metrics of pairs; or a `UserError` where the question is of sets as well."""
+    of_sets = sorted(words & set(measure.METRICS))
+    if of_sets:
+        of_pairs = sorted(words & set(paired.METRICS))
+        raise UserError(
+            f"--metrics: {of_pairs[0]} is of pairs of images and {of_sets[0]} of two sets; ask for "
+            "the ones or the others"
+        )
+    if options != ("inception", "", 5, 1):
+        raise UserError(
+            "--features, --weights, --k and --splits are for metrics of sets; leave them out for "
+            f"{', '.join(sorted(words))}"
+        )
+    return paired.parse(metrics, "--metrics")
+
+
+def _check_partners(real: str, fake: str) -> None:
+    """The files of two folders are pairs: their names are the same, but for the ending."""
+    for first, second in zip(_files(real), _files(fake)):
+        if os.path.splitext(first)[0] != os.path.splitext(second)[0]:
+            raise UserError(
+                f"{printable(first)} of {printable(real)} would be compared with "
+                f"{printable(second)} of {printable(fake)}: give the files of a pair one name"
+            )
+
+
+def _read_two(real: str, fake: str, value_range: str) -> list[Images]:
+    """Both sets, of one size."""
     grey = [_is_grey(path) for path in (real, fake)]
     channels = 1 if all(of is not False for of in grey) else 3
     sets = [_read(path, channels, value_range) for path in (real, fake)]
@@ -79,30 +168,24 @@ def compare(
     if shapes[0] != shapes[1]:
         first, second = ("x".join(map(str, shape)) for shape in shapes)
         raise UserError(
-            f"{printable(real)} holds images of {first} and {printable(fake)} of {second}; a "
-            "distance is between images of one size: resize the ones or the others first"
+            f"{printable(real)} holds images of {first} and {printable(fake)} of {second}; only "
+            "images of one size are compared: resize the ones or the others first"
         )
-    num_real, num_fake = (len(of.pixels) for of in sets)
-    height, width, channels = shapes[0]
-    network = networks.feature_network(features, (height, width, channels), weights)
-    options = measure.Options(k, splits)
-    measure.check(names, network, channels, num_real, num_fake, options)
-    devices = np.array(jax.devices()).reshape(-1, 1, 1)
-    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    extract = networks.extractor(network, mesh, BATCH)
-    outputs = [_features(extract, of.pixels, path) for of, path in zip(sets, (real, fake))]
+    return sets
+
+
+def _read_as(sets: list[Images], real: str, fake: str, mesh: Mesh) -> dict[str, Any]:
     return {
-        "metrics": measure.measure(names, measure.Sets(*outputs), options),
-        "protocol": {
-            **measure.protocol(names, network, options),
-            "real": f"{printable(real)}: {sets[0].how}",
-            "fake": f"{printable(fake)}: {sets[1].how}",
-            "image": "x".join(map(str, shapes[0])),
-            "n_real": num_real,
-            "n_fake": num_fake,
-            "devices": [device.device_kind for device in mesh.devices.flat],
-        },
+        "real": f"{printable(real)}: {sets[0].how}",
+        "fake": f"{printable(fake)}: {sets[1].how}",
+        "image": "x".join(map(str, sets[0].pixels.shape[1:])),
+        "devices": [device.device_kind for device in mesh.devices.flat],
     }
+
+
+def _mesh() -> Mesh:
+    devices = np.array(jax.devices()).reshape(-1, 1, 1)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _features(extract, pixels: np.ndarray, path: str) -> networks.Outputs:

@@ -268,7 +268,6 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
     "classification": {},
-    "reconstructions": {},
     "modes": {
         "num_samples": Key(2500, "generated points", COUNT),
         "seed": Key(0, "of the noise; samples are those of `aigc generate --seed`", ranges.SEED),
@@ -281,8 +280,11 @@ EVALUATION_SETTINGS: dict[str, Table] = {
         "lowercase": Key(False, "BLEU and chrF of texts in lower case", SWITCH),
         "tokenize": Key("13a", "BLEU: or intl, zh, char, none: what sacrebleu calls words", TEXT),
     },
+    "reconstructions": {
+        "metrics": Key("psnr, ssim, mean_squared_error", "and lpips, lpips_vgg16", TEXT),
+    },
     "distribution": {
-        "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
+        "features": Key("digits", "or efficientnet, inception, pixels", TEXT),
         "metrics": Key(
             "frechet, kid, prdc",
             "and inception_score, class_histogram, stacked_modes, memorisation",

@@ -10,6 +10,7 @@ from aigc_jax.__main__ import main
 from aigc_jax.compare_sets import compare
 from aigc_jax.errors import UserError
 
+OF_PAIRS = {"features": "inception", "k": 5}
 PIXELS = {"features": "pixels", "metrics": "kid, prdc", "k": 2}
 
 
@@ -57,6 +58,26 @@ def test_the_verb_prints_one_json_object(there, capsys):
     assert last["protocol"]["features"]["name"] == "pixels"
 
 
+PAIRS = {"metrics": "psnr, mean_squared_error"}
+
+
+def test_pairs_are_compared_in_their_order(there):
+    images = np.load(there / "real.npy")[:10]
+    np.save(there / "first.npy", images)
+    (there / "paired").mkdir()
+    for i, image in enumerate(np.load(there / "fake.npy")):
+        Image.fromarray(image).save(there / "paired" / f"{i}.bmp")
+    found = compare(str(there / "first.npy"), str(there / "fake.npy"), **PAIRS)
+    error = np.square((images / 255.0) - np.load(there / "fake.npy") / 255.0).mean(axis=(1, 2))
+    assert found["metrics"]["mean_squared_error"] == pytest.approx(error.mean(), rel=1e-5)
+    assert found["metrics"]["psnr"] == pytest.approx(-10 * np.log10(error).mean(), rel=1e-5)
+    assert (found["protocol"]["n_pairs"], found["protocol"]["value_range"]) == (10, 1.0)
+    same = compare(str(there / "paired"), str(there / "fake.npy"), **PAIRS)["metrics"]
+    assert same["mean_squared_error"] == 0.0
+    with pytest.raises(UserError, match=r"1\.bmp of .* would be compared with 2\.png"):
+        compare(str(there / "paired"), str(there / "fake"), **PAIRS)
+
+
 @pytest.mark.parametrize(
     ("real", "fake", "settings", "message"),
     [
@@ -68,7 +89,7 @@ def test_the_verb_prints_one_json_object(there, capsys):
         ("real", "two.npz", {}, 'has no array "image"; there are: a, b'),
         ("real", "first.npy", {}, r"shape \(12, 3, 6, 5\).*the last axis"),
         ("real", "nan.npy", {}, "not finite"),
-        ("real", "large.npy", {}, "7x5x1; a distance is between images of one size"),
+        ("real", "large.npy", {}, "7x5x1; only images of one size"),
         ("real", "mixed", {}, "different sizes"),
         ("real", "bad", {}, "bad.png"),
         ("real", "fake_unit.npz", {"value_range": "up"}, "unknown --range"),
@@ -76,6 +97,17 @@ def test_the_verb_prints_one_json_object(there, capsys):
         ("real", "fake", {"features": "vgg"}, 'unknown --features "vgg"'),
         ("real", "fake", {"metrics": "frechet"}, "needs more than 30 images on each side"),
         ("real", "fake", {"features": "inception"}, "no weights were given"),
+        ("real", "fake", {"metrics": "psnr"}, "leave them out for psnr"),
+        (
+            "real",
+            "fake",
+            {"metrics": "psnr, kid"},
+            "psnr is of pairs of images and kid of two sets",
+        ),
+        ("real", "fake", {**OF_PAIRS, "metrics": "psnr"}, "12 images and .* 10; psnr is of pairs"),
+        ("real", "real", {**OF_PAIRS, "metrics": "ssim"}, "11x11 or more, and these are 6x5"),
+        ("real", "real", {**OF_PAIRS, "metrics": "lpips"}, "31x31 or more, and these are 6x5"),
+        ("real", "real", {**OF_PAIRS, "metrics": "psnr, lpip"}, 'did you mean "lpips"'),
     ],
 )
 def test_bad_input_is_one_line(there, real, fake, settings, message, monkeypatch):

@@ -174,10 +174,10 @@ def check(
         needs = METRICS[name].logits
         if needs and not network.classes:
             raise UserError(
-                f"{name} needs a classifier, and features={network.name} is none; take digits or "
-                "inception"
+                f"{name} needs a classifier, and features={network.name} is none; take digits, "
+                "efficientnet or inception"
             )
-        has = 3 if network.name != "inception" and channels == 3 else 2
+        has = 3 if network.separate else 2
         if needs == 3 and has == 2:
             raise UserError(
                 "stacked_modes is of images of three channels, a digit in each, under "
@@ -186,7 +186,7 @@ def check(
         if needs == 2 and has == 3:
             raise UserError(
                 f"features={network.name} take each of the three channels for an image of its own, "
-                f"of which there is no {name}; take stacked_modes, or features=inception"
+                f"of which there is no {name}; take stacked_modes, or features=efficientnet"
             )
     if "frechet" in names:
         check_counts(network.size, real, fake, f"features={network.name}")

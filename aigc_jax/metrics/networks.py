@@ -3,6 +3,7 @@
 | name | images | features | weights |
 | --- | --- | --- | --- |
 | `digits` | grey; others than 28 x 28 are resized | 64 | come with this package |
+| `efficientnet` | grey or colour, of any size | 1,280 | a package: the extra `features` |
 | `inception` | grey or colour, of any size | 2,048 | a file that you give |
 | `pixels` | any | the pixels | none |
 
@@ -24,10 +25,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Num
 
 from aigc_jax.errors import UserError, first_line, lookup, printable
-from aigc_jax.models.features import inception
+from aigc_jax.interop import pickled
+from aigc_jax.metrics import packaged
+from aigc_jax.metrics.batches import in_batches
+from aigc_jax.models.features import efficientnet, inception
 from aigc_jax.models.features.small_cnn import SmallCNN
 from aigc_jax.parallel.mesh import batch_shards
-from aigc_jax.parallel.sharding import batch_sharding, replicated
 from aigc_jax.paths import expand
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -59,6 +62,8 @@ class FeatureNetwork(NamedTuple):
         apply: `(parameters, images from 0 to 255) -> (features, logits or None)`. Pure.
         params: its parameters.
         card: what its features are, for protocols.
+        separate: each channel of an image of three is an image of its own.
+        most: images at once on a device, for its memory.
     """
 
     name: str
@@ -67,6 +72,8 @@ class FeatureNetwork(NamedTuple):
     apply: Callable[[Any, Array], tuple[Array, Array | None]]
     params: Any
     card: dict[str, Any]
+    separate: bool = False
+    most: int = 1000
 
 
 def feature_network(name: str, shape: tuple[int, int, int], weights: str = "") -> FeatureNetwork:
@@ -94,27 +101,9 @@ def extractor(
     Every process gives the same images and gets all features.
     """
     shards = batch_shards(mesh)
-    rows = -(-batch_size // shards) * shards
-    split, whole = batch_sharding(mesh), replicated(mesh)
-    run = jax.jit(network.apply, out_shardings=whole)
-
-    def put(x, sharding):
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    params = jax.tree.map(lambda x: put(np.asarray(x), whole), network.params)
-
-    def extract(images: np.ndarray) -> Outputs:
-        parts = []
-        for start in range(0, len(images), rows):
-            part = images[start : start + rows]
-            filled = np.pad(part, ((0, rows - len(part)), (0, 0), (0, 0), (0, 0)), mode="edge")
-            made = jax.device_get(run(params, put(filled, split)))
-            parts.append([None if x is None else x[: len(part)] for x in made])
-        features, logits = zip(*parts)
-        joined = None if logits[0] is None else np.concatenate(logits)
-        return Outputs(np.concatenate(features), joined)
-
-    return extract
+    rows = min(batch_size, network.most * shards)
+    run = in_batches(network.apply, network.params, mesh, rows)
+    return lambda images: Outputs(*run(images))
 
 
 def join(parts: list[Outputs]) -> Outputs:
@@ -160,7 +149,7 @@ def _classifier(name, shape, _) -> FeatureNetwork:
         "resize": resize,
         "dtype": "float32",
     }
-    return FeatureNetwork(name, size, classes, apply, params, card)
+    return FeatureNetwork(name, size, classes, apply, params, card, separate=channels == 3)
 
 
 def _pixels(name, shape, _) -> FeatureNetwork:
@@ -197,8 +186,37 @@ def _inception(name, shape, weights) -> FeatureNetwork:
     return FeatureNetwork(name, inception.FEATURES, inception.CLASSES, apply, params, card)
 
 
+def _efficientnet(name, shape, _) -> FeatureNetwork:
+    """EfficientNet-Lite0 of a package."""
+    channels, side = shape[-1], efficientnet.SIDE
+    if channels not in (1, 3):
+        raise UserError(f"features=efficientnet are of grey or RGB images; these have {channels}")
+    path = packaged.find(packaged.EFFICIENTNET, "features=efficientnet")
+    params = efficientnet.from_torch(pickled.torch_arrays(path))
+    module = efficientnet.EfficientNetLite0()
+
+    def apply(params, images) -> Any:
+        x = images.astype(jnp.float32)
+        return module.apply({"params": params}, jnp.repeat(x, 3, axis=-1) if channels == 1 else x)
+
+    same = shape[:2] == (side, side)
+    bicubic = "bicubic (a = -0.5), antialiased, the whole image, clipped to [0, 255]"
+    card = {
+        "network": "EfficientNet-Lite0 of ImageNet, mean of the last ReLU6",
+        "weights": f"{packaged.EFFICIENTNET.package}: {path.name}",
+        "sha256": packaged.EFFICIENTNET.sha256,
+        "size": efficientnet.FEATURES,
+        "input": "(uint8 - 127) / 128" + (", grey thrice" if channels == 1 else ""),
+        "resize": "none" if same else f"{shape[0]}x{shape[1]} to {side}x{side}, {bicubic}",
+        "dtype": "float32",
+    }
+    size, classes = efficientnet.FEATURES, efficientnet.CLASSES
+    return FeatureNetwork(name, size, classes, apply, params, card, most=50)
+
+
 NETWORKS = {
     "digits": _classifier,
+    "efficientnet": _efficientnet,
     "inception": _inception,
     "pixels": _pixels,
 }
@@ -230,8 +248,8 @@ def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
     """The parameters of `InceptionV3` and the SHA-256 of their file.
 
     Args:
-        weights: pytorch-fid's or torch-fidelity's `.pth` (read with PyTorch), or the same arrays
-            under the same names in a `.safetensors`. By default what the environment variable
+        weights: pytorch-fid's or torch-fidelity's `.pth`, or the same arrays under the same names
+            in a `.safetensors`. By default what the environment variable
             `AIGC_INCEPTION_WEIGHTS` names.
     """
     path = expand("weights", weights or os.environ.get(INCEPTION_VARIABLE, ""))
@@ -251,7 +269,7 @@ def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
             f"{printable(path)} is damaged or another file: its SHA-256 begins with {digest[:8]}, "
             f"that of the published one with {INCEPTION_SHA256}; download it again"
         )
-    return inception.from_torch(_torch_arrays(path)), digest
+    return inception.from_torch(pickled.torch_arrays(path)), digest
 
 
 def _digest(path: Path) -> str:
@@ -267,16 +285,3 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
         return load_file(path), _digest(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"cannot read {printable(path)}: {first_line(error)}") from None
-
-
-def _torch_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(
-            f"reading {printable(path)} needs PyTorch, which is not installed; install the extra "
-            "`peers`, or save the arrays as .safetensors where it is: safetensors.torch.save_file("
-            "torch.load(FILE), 'inception.safetensors')"
-        ) from None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return {name: value.numpy() for name, value in state.items()}

