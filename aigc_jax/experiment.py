@@ -132,7 +132,10 @@ class Experiment:
     @property
     def whole_step(self) -> Callable:
         """`train_step`, or that of all seeds at once."""
-        return self.train_step if self.seeds == 1 else seeds.together(self.train_step)
+        if self.seeds == 1:
+            return self.train_step
+        at_once = seeds.number_at_once(self.seeds, self.mesh, self.spread)
+        return seeds.together(self.train_step, at_once)
 
     def eval_batch(self, seed: UInt32[Array, ""], feed: dict) -> tuple[Batch, Key[Array, ""]]:
         """A batch of held-out examples and the key for the noise of the task. Pure.
