@@ -12,6 +12,7 @@ from aigc_jax.data.text_size import TextSize
 from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.evaluations.distribution import distribution
 from aigc_jax.evaluations.likelihood import importance_sampled
+from aigc_jax.evaluations.modes import modes
 from aigc_jax.evaluations.reconstructions import reconstructions
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.feed import EvalFeed
@@ -120,6 +121,7 @@ EVALUATIONS: dict[str, Callable[[Experiment, str], tuple]] = {
     "distribution": distribution,
     "reconstructions": reconstructions,
     "likelihood": likelihood,
+    "modes": modes,
 }
 """`config.evals.NAME.type` -> `make(experiment, NAME) -> (names of the values, evaluate)`, where
 `evaluate` takes an `inference_state` and a `Beat`. A third value adds to the card. The settings of

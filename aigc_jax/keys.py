@@ -106,6 +106,7 @@ TRAIN: Table = {
     "nonfinite": Key(
         "stop", "at a NaN or infinity; or skip: leave the step's update out", one_of("stop", "skip")
     ),
+    "deterministic": Key(False, "on a GPU: bit-equal runs, slower; elsewhere they are so", SWITCH),
     "trackers": Key("", "wandb, mlflow, trackio: some of these get the metrics too", TRACKERS),
     "profile": Key("", '"START:STOP" steps, for TensorBoard; SIGUSR1: the next 10', WINDOW),
     "stall_seconds": Key(
@@ -244,6 +245,10 @@ EVALUATION_SETTINGS: dict[str, Table] = {
     "mean": {},
     "per_example": {},
     "reconstructions": {},
+    "modes": {
+        "num_samples": Key(2500, "generated points", COUNT),
+        "seed": Key(0, "of the noise; samples are those of `aigc generate --seed`", ranges.SEED),
+    },
     "distribution": {
         "features": Key("digits", "or inception, pixels: whose distance it is", TEXT),
         "metrics": Key(

@@ -16,7 +16,7 @@ from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.processes import is_lead
+from aigc_jax.parallel.processes import check_deterministic, is_lead
 from aigc_jax.progress import waiting
 from aigc_jax.resume import check_same_data, describe_data, restore_newest, start_state
 from aigc_jax.run import goodput, observe, trackers
@@ -69,7 +69,7 @@ def train(
 
     Returns:
         A summary: the last step, its metrics, the goodput of the whole run, and `stopped`, the
-        signal that ended it early.
+        signal that ended it early; one that found the run complete is `came_late`.
 
     Raises:
         UserError: bad input, a run that is using `workdir`, a non-finite metric, or no room for a
@@ -84,6 +84,7 @@ def train(
         with clock("start"):
             check_writable_directory(workdir)
             experiment = Experiment(config)
+            check_deterministic(experiment.config)
             names = trackers.names(experiment.config.train.trackers) if is_lead() else []
             check_same_run(workdir, experiment.config, force)
             lock = held.enter_context(Lock(workdir))
@@ -238,6 +239,7 @@ def _train(
         "stopped": asked.signal,
         "metrics": {**log.latest, **results},
         "goodput": goodput.report(workdir),
+        **({"came_late": asked.came_late} if asked.came_late else {}),
     }
 
 

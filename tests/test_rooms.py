@@ -24,10 +24,10 @@ FLOORS = (
     ("aot",),
     ("sample", "texts", "evaluations", "evaluate", "bench", "compare_sets", "convert"),
     ("train",),
-    ("config_files", "rows"),
+    ("config_files", "rows", "trials"),
     ("reproduce", "compare"),
     ("api",),
-    ("__init__", "command_line", "manual", "check", "export"),
+    ("__init__", "command_line", "manual", "check", "export", "sweep"),
     ("running", "verbs", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
