@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--work", default=",".join(CONFIGS), help="comma-separated works")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps_per_call", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of one way in one round")
     parser.add_argument("--vmap", action="store_true", help="time the vmapped step too")
     parser.add_argument("--topology", default="", help="compile for this TPU slice instead")
     args = parser.parse_args()
@@ -56,11 +58,12 @@ def main() -> None:
     print(json.dumps({**about, "seeds": args.seeds, "rounds": args.rounds, "works": found}))
 
 
-def config_of(work: str, number: int):
+def config_of(work: str, number: int, steps_per_call: int = 1):
     """The config of a work with so many seeds."""
     path, source = CONFIGS[work]
     config = load(path)
     config.data.source, config.train.seeds = source, number
+    config.train.steps_per_call = steps_per_call
     return config
 
 
@@ -71,18 +74,19 @@ def timed(work: str, args: argparse.Namespace) -> dict:
     and holds beside other work too.
     """
     ways: dict[str, Callable[[int], float]] = {
-        "one": compiled_step(config_of(work, 1)),
-        "all": compiled_step(config_of(work, args.seeds)),
+        "one": compiled_step(config_of(work, 1, args.steps_per_call)),
+        "all": compiled_step(config_of(work, args.seeds, args.steps_per_call)),
     }
     if args.vmap:
         usual = seeds.number_at_once
         seeds.number_at_once = lambda number, *_: number
-        ways["vmapped"] = compiled_step(config_of(work, args.seeds))
+        ways["vmapped"] = compiled_step(config_of(work, args.seeds, args.steps_per_call))
         seeds.number_at_once = usual
     counts, wall, cpu = {}, {name: [] for name in ways}, {name: [] for name in ways}
     for name, step in ways.items():
         step(3)
-        counts[name] = max(3, round(1.0 / step(3)))
+        count = max(3, round(args.seconds / step(3)))
+        counts[name] = -(-count // args.steps_per_call) * args.steps_per_call
     for turn in range(args.rounds):
         for name in sorted(ways, reverse=bool(turn % 2)):
             begin = time.process_time()
@@ -90,6 +94,7 @@ def timed(work: str, args: argparse.Namespace) -> dict:
             cpu[name].append(1000 * (time.process_time() - begin) / counts[name])
     found: dict = {
         "ms_per_step": {name: float(np.median(ms)) for name, ms in wall.items()},
+        "steps_per_call": args.steps_per_call,
         "cpu_ms_per_step": {name: min(ms) for name, ms in cpu.items()},
     }
     for name in [name for name in ways if name != "one"]:

@@ -3,7 +3,8 @@
 A step of a small model leaves most of an accelerator idle, and devices that take a seed each do not
 talk to one another: there the step is vmapped over the seeds. A CPU has nothing idle, and XLA's
 batched products are slower than single ones there: it takes one seed after another in a loop inside
-the program, which is compiled once (`benchmarks/README.md` has what either costs).
+the program, which is compiled once. A turn copies the seed's state out of that of all and back, so
+it should be long: `config.train.steps_per_call=10` (`benchmarks/README.md` has what it costs).
 """
 
 import re
@@ -21,7 +22,7 @@ from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.tasks.task import TrainState
 
 
-def together(step: Callable, at_once: int) -> Callable:
+def together(step: Callable, at_once: int, steps: bool = False) -> Callable:
     """`(state, feed, resident, axis) -> (state, metrics)` for all seeds.
 
     Args:
@@ -29,6 +30,8 @@ def together(step: Callable, at_once: int) -> Callable:
             examples: `[batch, seeds, ...]`. Metrics get a leading axis of seeds.
         at_once: how many of the seeds are one vmapped step, see `number_at_once`; the others follow
             one after another. It divides their number.
+        steps: whether `step` takes several, feeds and metrics having an axis of them before all
+            others. One after another, a seed then takes all of them before the next one's turn.
     """
 
     def run(state: TrainState, feed: dict, resident: dict, axis: str | None = None):
@@ -36,9 +39,11 @@ def together(step: Callable, at_once: int) -> Callable:
             new, metrics = step(TrainState(state.step, networks, seed), feed, resident, axis)
             return new.networks, metrics
 
-        feed = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), feed)
+        feed = jax.tree.map(lambda x: jnp.moveaxis(x, 1 + steps, 0), feed)
+        count = jax.tree.leaves(feed)[0].shape[1] if steps else 1
         networks, metrics = _map(one, (state.networks, state.seed, feed), at_once)
-        return state.after_step(networks), metrics
+        metrics = jax.tree.map(lambda x: jnp.moveaxis(x, 0, int(steps)), metrics)
+        return state.replace(step=state.step + count, networks=networks), metrics
 
     return run
 

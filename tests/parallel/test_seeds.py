@@ -26,7 +26,7 @@ def small(family, **values):
 CASES = {
     "batch split": ("vae", {"train__seeds": 3}),
     "seeds split": ("dense_gan", {"train__seeds": 8}),
-    "two seeds on each device": ("vae", {"train__seeds": 16}),
+    "two seeds on each device": ("vae", {"train__seeds": 16, "train__steps_per_call": 2}),
     "pmap": ("dense_gan", {"parallel__mode": "pmap", "train__seeds": 3}),
 }
 
