@@ -20,6 +20,7 @@ from aigc_jax.run.files import to_json
 from aigc_jax.running import report
 
 ROUNDS = SECONDS = ranges.Range(1, 10**6, "[]", whole=True)
+TRIALS = ranges.Range(0, 10_000, "[]", whole=True)
 SEEDS = ranges.Range(0, 1024, "[]", whole=True)
 PROCESS = ranges.Range(-1, 2**20, "[]", whole=True)
 SIMULATED = ranges.Range(0, 4096, "[]", whole=True)
@@ -40,6 +41,9 @@ WORKDIR = Flag(
 OF_RUN = Flag("workdir", str, "", "directory of the run, with its config and checkpoints")
 BEST = Flag("best", bool, False, "take the checkpoint that config.train.best kept, not the newest")
 OVERWRITE = Flag("overwrite", bool, False, "replace files that are there")
+DETERMINISTIC = Flag(
+    "deterministic", bool, False, "on a GPU: bit-equal runs, slower; config.train.deterministic"
+)
 PROCESSES = (
     Flag("coordinator", str, "", "several processes: HOST:PORT of process 0"),
     Flag("num_processes", int, 0, "several processes: how many", ranges.SIZE_OR_ZERO),
@@ -56,12 +60,14 @@ ASKED = tuple(
 
 
 class Verb(NamedTuple):
-    """A verb: what it does in a line, its flags, an example, and the function."""
+    """A verb: what it does in a line, its flags, an example, and the function; and what its help
+    says besides."""
 
     about: str
     flags: tuple[Flag, ...]
     example: str
     run: Callable[[Any, Any, list[str]], dict[str, Any]]
+    more: str = ""
 
 
 VERBS = {
@@ -77,6 +83,7 @@ VERBS = {
                 "",
                 "file with the compiled step, made if not there; its content is run (pickle)",
             ),
+            DETERMINISTIC,
             *PROCESSES,
         ),
         "aigc train --config=gan/dcgan:quickstart --workdir=runs/dcgan --config.train.duration='2 "
@@ -245,10 +252,45 @@ VERBS = {
             Flag("out", str, "results", "directory for ROW.json and ROW.png"),
             Flag("table", str, "", "write a page of all results to this file, and no more"),
             Flag("workdir", str, "", "directory of the run; by default runs/reproduce/ROW"),
+            DETERMINISTIC,
             *PROCESSES,
         ),
         "aigc reproduce untrained_loss",
         verbs.reproduce,
+    ),
+    "sweep": Verb(
+        "try values of hyper-parameters, from a small file; a table, a plot, the best command",
+        (
+            Flag("seeds", int, 0, "runs of each trial; 0: as many as the file says", SEEDS),
+            Flag("budget", str, "", 'train for less or more than the file, e.g. "300 steps"'),
+            Flag("trials", int, 0, "how many; 0: as many as the file says", TRIALS),
+            Flag("out", str, "results", "directory for NAME.json and NAME.png"),
+            Flag("workdir", str, "", "directory of the runs; by default runs/sweep/NAME"),
+            DETERMINISTIC,
+            *PROCESSES,
+        ),
+        "aigc sweep sweep/smoke",
+        verbs.sweep,
+        """FILE is a config file with one name more:
+
+  from aigc_jax.trials import Span, Sweep
+
+  SWEEP = Sweep(
+      metric="lowest eval/loss",
+      axes={
+          "optimizer.model.learning_rate": [1e-4, 1e-3, 1e-2],
+          "model.qk_norm": [False, True],
+      },
+      seeds=3,
+  )
+
+  def get_config(arg=""): ...
+
+tries all six combinations. With method="random" and trials=20 values are drawn, and an axis may be
+Span(1e-4, 1e-1, log=True), or Span(1, 8, whole=True); method="tpe" lets Optuna choose (extra
+`sweep`). Keys and values are those of `aigc train --config=FILE --help`, and all are checked before
+the first trial. The same command goes on with a sweep that was stopped; values that are added later
+cost their own trials. A trial that comes to no finite value counts as lost.""",
     ),
     "compare": Verb(
         "show runs or rows side by side: configs, metrics, one plot of their curves",
@@ -295,7 +337,7 @@ def _main(argv: list[str]) -> int:
         console.result(manual.verb_help(name, verb, rest))
         return 0
     flags, config, words = command_line.parse(verb.flags, rest)
-    if words and name not in ("data", "reproduce", "compare", "report", "metrics"):
+    if words and name not in ("data", "reproduce", "sweep", "compare", "report", "metrics"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)
     if problem := console.result(to_json(result)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 import traceback
@@ -81,20 +82,25 @@ def _short(name: str) -> str:
     return name.removeprefix("./").removeprefix("configs/").removesuffix(".py")
 
 
-def _made_by(file: Path, arg: str) -> ConfigDict:
-    """What `get_config` of a file returns."""
-    from ml_collections import ConfigDict
+def module(file: Path) -> types.ModuleType:
+    """A config file, run: what its names are. It is Python, whoever wrote it.
 
-    name = f"config file {printable(file)}"
+    Raises:
+        UserError: it cannot be read, or fails.
+    """
+    with _failing(file):
+        found = types.ModuleType("aigc_config")
+        found.__file__ = str(file)
+        sys.modules[found.__name__] = found  # dataclasses look for it
+        exec(compile(file.read_bytes(), str(file), "exec"), found.__dict__)
+        return found
+
+
+@contextlib.contextmanager
+def _failing(file: Path):
+    """What a config file raises becomes a `UserError` with its line."""
     try:
-        module = types.ModuleType("aigc_config")
-        module.__file__ = str(file)
-        sys.modules[module.__name__] = module  # dataclasses look for it
-        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
-        get_config = getattr(module, "get_config", None)
-        if not callable(get_config):
-            raise UserError(f"{name} has no function get_config(arg)")
-        config: Any = get_config(arg) if arg else get_config()
+        yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -104,7 +110,19 @@ def _made_by(file: Path, arg: str) -> ConfigDict:
         line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
         where = f"line {line}: " if line else ""
         what = f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
-        raise UserError(f"{name} fails: {where}{printable(what)}") from None
+        raise UserError(f"config file {printable(file)} fails: {where}{printable(what)}") from None
+
+
+def _made_by(file: Path, arg: str) -> ConfigDict:
+    """What `get_config` of a file returns."""
+    from ml_collections import ConfigDict
+
+    name = f"config file {printable(file)}"
+    get_config = getattr(module(file), "get_config", None)
+    if not callable(get_config):
+        raise UserError(f"{name} has no function get_config(arg)")
+    with _failing(file):
+        config: Any = get_config(arg) if arg else get_config()
     if not isinstance(config, ConfigDict):
         kind = type(config).__name__
         raise UserError(f"{name}: get_config returns {kind}; begin with aigc_jax.config.base()")

@@ -17,6 +17,10 @@ class UserError(Exception):
         super().__init__(escaped(message))
 
 
+class NotFinite(UserError):
+    """A run came to values that are not finite: its hyper-parameters are at fault, nothing else."""
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """`'; did you mean "x"?'` for the closest name in `known`, else the names there are."""
     known = sorted(known)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -135,7 +135,12 @@ class Experiment:
     @property
     def whole_step(self) -> Callable:
         """`train_step`, or that of all seeds at once."""
-        return self.train_step if self.seeds == 1 else seeds.together(self.train_step)
+        return self.train_step if self.seeds == 1 else seeds.together(self.train_step, self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """How many seeds one vmapped step holds."""
+        return seeds.number_at_once(self.seeds, self.mesh, self.spread)
 
     def eval_batch(self, seed: UInt32[Array, ""], feed: dict) -> tuple[Batch, Key[Array, ""]]:
         """A batch of held-out examples and the key for the noise of the task. Pure.
@@ -161,8 +166,11 @@ class Experiment:
 
     def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
-        mode, step = self.config.parallel.mode, self.whole_step
-        return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread)
+        mode, step = self.config.parallel.mode, self.train_step
+        if self.seeds == 1:
+            return compiling.compile_step(step, self.mesh, mode, self.shardings)
+        several = partial(seeds.together, at_once=self.at_once, steps=True)
+        return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread, several)
 
     def compile_eval(self, averaged: bool = True) -> Callable:
         """`run(state, total, feed, resident) -> total`, see `compile_eval`; `state` is an

@@ -106,6 +106,7 @@ TRAIN: Table = {
     "nonfinite": Key(
         "stop", "at a NaN or infinity; or skip: leave the step's update out", one_of("stop", "skip")
     ),
+    "deterministic": Key(False, "on a GPU: bit-equal runs, slower; elsewhere they are so", SWITCH),
     "trackers": Key("", "wandb, mlflow, trackio: some of these get the metrics too", TRACKERS),
     "profile": Key("", '"START:STOP" steps, for TensorBoard; SIGUSR1: the next 10', WINDOW),
     "stall_seconds": Key(

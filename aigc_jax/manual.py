@@ -45,6 +45,8 @@ def verb_help(name: str, verb: Any, argv: Sequence[str]) -> str:
     if any(flag.name == "config" for flag in verb.flags):
         lines.append(f"  --{'config.KEY=VALUE':16} override any key of the config")
     lines += ["", f"  {verb.example}"]
+    if verb.more:
+        lines += ["", verb.more]
     path = command_line.take_config(command_line.from_flag_files(argv))[1]
     if path:
         config = command_line.load(path)  # before its text is read: it is Python, or no file

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aigc_jax import config_files, rows, tasks
 from aigc_jax.config import Config, as_json
@@ -36,14 +37,10 @@ def reproduce(
     """
     of = rows.row(name)
     seeds = [config.seed + number for number in range(config.train.seeds)]
-    parts = [config] if fits(config) else [one_seed(config, seed) for seed in seeds]
-    places = [workdir] if len(parts) == 1 else [workdir / f"seed{seed}" for seed in seeds]
-    for part, place in zip(parts, places, strict=True):
-        summary = train(part, place)
-        if summary["stopped"]:
-            return summary
-    reports = [evaluate(part, place) for part, place in zip(parts, places, strict=True)]
-    values = values_of(of.metric, reports, len(seeds))
+    ran = run_seeds(config, workdir)
+    if ran.stopped:
+        return ran.stopped
+    values, places = values_of(of.metric, ran.reports, len(seeds)), ran.places
     environment = observe.environment(config.seed)
     result = {
         "row": name,
@@ -51,15 +48,18 @@ def reproduce(
         "published": of.published,
         **rows.statistics(values),
         "seeds": dict(zip(map(str, seeds), values, strict=True)),
-        "together": len(parts) == 1,
+        "together": len(places) == 1,
         "budget": budget or "full",
-        "steps": reports[0]["step"],
-        "protocol": reports[0]["protocol"][of.metric.split("/")[0]],
+        "steps": ran.reports[0]["step"],
+        "protocol": ran.reports[0]["protocol"][of.metric.split("/")[0]],
         "config_hash": config_hash(config),
         "command": command(name, len(seeds), of.seeds, budget),
-        "wall_seconds": round(sum((goodput.report(p) or {}).get("seconds", 0.0) for p in places)),
+        "wall_seconds": wall_seconds(places),
         "device": f"{len(environment['devices'])} x {environment['devices'][0]}",
-        **{key: environment[key] for key in ("git_commit", "versions", "python", "cpu_count")},
+        **{
+            key: environment[key]
+            for key in ("git_commit", "versions", "python", "cpu_count", "deterministic")
+        },
     }
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,40 @@ def reproduce(
     if check:
         rows.check(name, of, result)
     return result
+
+
+class Ran(NamedTuple):
+    """All seeds of a config, trained and evaluated.
+
+    Attributes:
+        places: the work directories: one of all seeds together, or one of each.
+        reports: of the evaluation, as many as there are places.
+        stopped: the summary of the training in which a signal came; then there are no reports.
+    """
+
+    places: list[Path]
+    reports: list[dict[str, Any]]
+    stopped: dict[str, Any]
+
+
+def run_seeds(config: Config, workdir: Path) -> Ran:
+    """Trains the seeds of a config, together if memory allows, and evaluates them. What was trained
+    before goes on, or stays."""
+    seeds = [config.seed + number for number in range(config.train.seeds)]
+    together = len(seeds) == 1 or fits(config)
+    parts = [config] if together else [one_seed(config, seed) for seed in seeds]
+    places = [workdir] if together else [workdir / f"seed{seed}" for seed in seeds]
+    for part, place in zip(parts, places, strict=True):
+        summary = train(part, place)
+        if signal := summary["stopped"] or summary.get("came_late"):
+            return Ran(places, [], {**summary, "stopped": signal})
+    reports = [evaluate(part, place) for part, place in zip(parts, places, strict=True)]
+    return Ran(places, reports, {})
+
+
+def wall_seconds(places: Sequence[Path]) -> int:
+    """What the runs in these directories have taken, over all starts."""
+    return round(sum((goodput.report(p) or {}).get("seconds", 0.0) for p in places))
 
 
 def row_config(name: str, seeds: int = 0, budget: str = "") -> Config:

@@ -39,6 +39,7 @@ def joined(flags, config):
     quiet()
     from aigc_jax.parallel import processes
 
+    processes.deterministic(config)
     processes.cpu_devices(config)
     peers = processes.initialize(
         flags.coordinator or None,
@@ -67,6 +68,7 @@ def alone(config, devices: int = 0):
     quiet()
     from aigc_jax.parallel import processes
 
+    processes.deterministic(config)
     if devices:
         processes.simulated_devices(devices)
     else:

@@ -16,7 +16,7 @@ from aigc_jax.config import Config, as_json, flatten
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations, metric_names, pictures_in
 from aigc_jax.experiment import Experiment
-from aigc_jax.parallel.processes import is_lead
+from aigc_jax.parallel.processes import check_deterministic, is_lead
 from aigc_jax.progress import waiting
 from aigc_jax.resume import (
     check_same_data,
@@ -77,7 +77,7 @@ def train(
 
     Returns:
         A summary: the last step, its metrics, the goodput of the whole run, and `stopped`, the
-        signal that ended it early.
+        signal that ended it early; one that found the run complete is `came_late`.
 
     Raises:
         UserError: bad input, a run that is using `workdir`, a non-finite metric, or no room for a
@@ -92,6 +92,7 @@ def train(
         with clock("start"):
             check_writable_directory(workdir)
             experiment = Experiment(config)
+            check_deterministic(experiment.config)
             names = trackers.names(experiment.config.train.trackers) if is_lead() else []
             lock = held.enter_context((BucketLock if bucket.url(workdir) else Lock)(workdir))
             files = held.enter_context(Mirror(workdir))
@@ -252,6 +253,7 @@ def _train(
         "stopped": asked.signal,
         "metrics": {**log.latest, **results},
         "goodput": goodput.report(files.folder),
+        **({"came_late": asked.came_late} if asked.came_late else {}),
     }
 
 

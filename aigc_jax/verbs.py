@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from aigc_jax import command_line
+from aigc_jax import command_line, config_files
 from aigc_jax.atomic import refuse_existing
 from aigc_jax.errors import UserError, printable
 from aigc_jax.paths import expand
@@ -22,6 +22,7 @@ def train(flags, config, _) -> dict[str, Any]:
         raise UserError(f'--resume="{flags.resume}" is not known; use auto or force')
     workdir = expand("workdir", flags.workdir or command_line.default_workdir(flags.config_path))
     executable = expand("executable", flags.executable) if flags.executable else None
+    config.train.deterministic |= flags.deterministic
     if executable:
         console.say(
             f"--executable={executable}: what is in this file is run, as by Python's pickle; take "
@@ -208,7 +209,10 @@ def reproduce(flags, _, words) -> dict[str, Any]:
         raise UserError(f"--{shown[0]} is of all rows, and trains none; give it alone")
     if flags.table:
         path = check_writable("table", flags.table, expand("table", flags.table))
-        write_bytes(path, rows.table(rows.results(out)).encode())
+        from aigc_jax import trials
+
+        page = rows.table(rows.results(out)) + trials.page(trials.results(out))
+        write_bytes(path, page.encode())
         return {"table": str(path)}
     if flags.list:
         from aigc_jax.reproduce import listing
@@ -226,10 +230,34 @@ def reproduce(flags, _, words) -> dict[str, Any]:
 
     name = words[0].partition(":")[0]
     config = row_config(words[0], flags.seeds, flags.budget)
+    config.train.deterministic |= flags.deterministic
     workdir = expand("workdir", flags.workdir or f"runs/reproduce/{words[0].replace(':', '-')}")
     check_writable("out", flags.out, out / f"{name}.json")  # hours are not lost
     with joined(flags, config):
         return reproduce(name, config, workdir, out, budget=flags.budget, check=flags.check)
+
+
+def sweep(flags, _, words) -> dict[str, Any]:
+    if len(words) != 1:
+        raise UserError("write `aigc sweep FILE`; `aigc sweep --help` shows what is in it")
+    from aigc_jax import trials
+
+    of, file = trials.read(words[0])
+    if flags.trials:
+        of = of._replace(trials=flags.trials)
+        trials.check(of)
+    fixed: trials.Point = {"train.seeds": flags.seeds or of.seeds}
+    if flags.budget:
+        fixed["train.duration"] = flags.budget
+    if flags.deterministic:
+        fixed["train.deterministic"] = True
+    out = expand("out", flags.out)
+    check_writable("out", flags.out, out / f"{file.stem}.json")  # hours are not lost
+    workdir = expand("workdir", flags.workdir or f"runs/sweep/{file.stem}")
+    with joined(flags, config_files.load(str(file))):
+        from aigc_jax.sweep import sweep
+
+        return sweep(of, file, workdir, out, fixed)
 
 
 def compare(flags, _, words) -> dict[str, Any]:

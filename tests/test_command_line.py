@@ -329,7 +329,8 @@ def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
         aigc_word, example_verb, *words = shlex.split(verb.example)
         assert (aigc_word, example_verb) == ("aigc", name)
         _, config, rest = command_line.parse(verb.flags, words)
-        assert bool(rest) == (name in ("data", "reproduce", "compare", "report", "metrics"))
+        takes_words = ("data", "reproduce", "sweep", "compare", "report", "metrics")
+        assert bool(rest) == (name in takes_words)
         of_run = ("evaluate", "generate", "export", "convert")
         assert config is not None or bool(rest) or name in of_run
         assert verb.example in manual.verb_help(name, verb, [])

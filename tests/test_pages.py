@@ -55,7 +55,7 @@ def test_every_command_is_understood(page, monkeypatch):
         words = filled_in(shlex.split(" ".join(command.split()), comments=True))
         assert words[1] in VERBS, command
         _, config, rest = command_line.parse(VERBS[words[1]].flags, words[2:])
-        takes_words = ("data", "reproduce", "compare", "report", "metrics")
+        takes_words = ("data", "reproduce", "sweep", "compare", "report", "metrics")
         assert not rest or words[1] in takes_words, command
         if config is not None:
             tasks.complete(config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import ROOT, aigc
 
-from aigc_jax import config_files, reproduce, rows, tasks
+from aigc_jax import config_files, reproduce, rows, tasks, trials
 from aigc_jax.errors import UserError
 
 ROWS = rows.names()
@@ -26,7 +26,9 @@ def test_a_row_says_what_it_is_and_its_config_is_complete(name):
 
 
 def test_the_page_of_results_is_made_of_the_files():
-    assert (ROOT / "docs/results.md").read_text() == rows.table(rows.results(ROOT / "results"))
+    results = ROOT / "results"
+    made = rows.table(rows.results(results)) + trials.page(trials.results(results))
+    assert (ROOT / "docs/results.md").read_text() == made
 
 
 @pytest.mark.parametrize("name", sorted(rows.results(ROOT / "results")))

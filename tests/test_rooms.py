@@ -24,11 +24,11 @@ FLOORS = (
     ("aot",),
     ("sample", "texts", "evaluations", "evaluate", "bench", "compare_sets", "convert"),
     ("train",),
-    ("config_files", "rows"),
+    ("config_files", "rows", "trials"),
     ("reproduce", "compare"),
     ("report",),
     ("api",),
-    ("__init__", "command_line", "manual", "check", "export"),
+    ("__init__", "command_line", "manual", "check", "export", "sweep"),
     ("running", "verbs", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -21,7 +21,12 @@ TrainStep = Callable[..., tuple[Any, Any]]
 
 
 def compile_step(
-    step: TrainStep, mesh: Mesh, mode: str, shardings: Any, spread: bool = False
+    step: TrainStep,
+    mesh: Mesh,
+    mode: str,
+    shardings: Any,
+    spread: bool = False,
+    several: Callable[[Callable], Callable] = lambda steps: steps,
 ) -> Callable:
     """A compiled function that runs as many steps as its feed holds.
 
@@ -32,6 +37,7 @@ def compile_step(
         shardings: of the state.
         spread: each device takes its share of the seeds, see `parallel/seeds.py`: nothing in the
             step is split.
+        several: makes of the steps of one seed those of all.
 
     Returns:
         `run(state, feeds, resident) -> (state, metrics)`. `feeds` are arrays
@@ -39,17 +45,19 @@ def compile_step(
         `resident` arrays lie whole on every device. The state's buffers are donated.
     """
 
-    def run(state, feeds, resident, axis=None):
+    def steps(state, feeds, resident, axis):
         def body(state, feed):
             return step(state, feed, resident, axis)
 
-        length = jax.tree.leaves(feeds)[0].shape[0]
+        if jax.tree.leaves(feeds)[0].shape[0] > 1:
+            return jax.lax.scan(body, state, feeds)
+        state, metrics = body(state, jax.tree.map(lambda x: x[0], feeds))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+
+    def run(state, feeds, resident, axis=None):
         inside = jax.sharding.get_abstract_mesh() if spread else _abstract(mesh, axis)
         with jax.sharding.use_abstract_mesh(inside):
-            if length > 1:
-                return jax.lax.scan(body, state, feeds)
-            state, metrics = body(state, jax.tree.map(lambda x: x[0], feeds))
-            return state, jax.tree.map(lambda x: x[None], metrics)
+            return several(steps)(state, feeds, resident, axis)
 
     def jit():
         whole = replicated(mesh)

@@ -130,6 +130,36 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+
+
+def deterministic(config: Config) -> None:
+    """With `config.train.deterministic`, has XLA's GPU programs give the same bits at every run:
+    no atomic sums, no kernels chosen by how fast they were; an operation without such a form is
+    refused when it is compiled. Call it before any device is touched.
+
+    Args:
+        config: of the run.
+    """
+    if config.train.get("deterministic") and not is_deterministic() and not _on_tpu():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+
+
+def is_deterministic() -> bool:
+    """Whether GPU programs of this process are so; those of a CPU and a TPU need no switch."""
+    given = re.findall(r"--xla_gpu_deterministic_ops(?:=(\S+))?", os.environ.get("XLA_FLAGS", ""))
+    return bool(given) and given[-1].lower() in ("", "true", "1")
+
+
+def check_deterministic(config: Config) -> None:
+    """A GPU's programs are deterministic if the config wants that, or a `UserError`."""
+    if config.train.deterministic and jax.default_backend() == "gpu" and not is_deterministic():
+        raise UserError(
+            "config.train.deterministic came after JAX had started; set it by "
+            f"XLA_FLAGS={DETERMINISTIC}, or use `aigc train --deterministic`"
+        )
+
+
 def cpu_devices(config: Config) -> None:
     """Makes a CPU's cores the devices; call it before any device is touched.
 

@@ -1,9 +1,10 @@
 """Several runs in one program: states with a leading axis of seeds, one step for all of them.
 
 A step of a small model leaves most of an accelerator idle, and devices that take a seed each do not
-talk to one another. A CPU has nothing idle: five seeds took 5.9 times as long as one (dense VAE,
-p10 to p90 5.8 to 6.0) and 6.7 times (dense GAN, 6.5 to 6.8; `benchmarks/setting.py`, one CPU device
-on two cores, float32, jax 0.10.2), since XLA's batched products are slower than single ones there.
+talk to one another: there the step is vmapped over the seeds. A CPU has nothing idle, and XLA's
+batched products are slower than single ones there: it takes one seed after another in a loop inside
+the program, which is compiled once. A turn copies the seed's state out of that of all and back, so
+it should be long: `config.train.steps_per_call=10` (`benchmarks/README.md` has what it costs).
 """
 
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -20,12 +22,16 @@ from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.tasks.task import TrainState
 
 
-def together(step: Callable) -> Callable:
-    """`(state, feed, resident, axis) -> (state, metrics)` for all seeds at once.
+def together(step: Callable, at_once: int, steps: bool = False) -> Callable:
+    """`(state, feed, resident, axis) -> (state, metrics)` for all seeds.
 
     Args:
         step: the same for one. In the feed for all of them, seeds are the second axis, behind the
             examples: `[batch, seeds, ...]`. Metrics get a leading axis of seeds.
+        at_once: how many of the seeds are one vmapped step, see `number_at_once`; the others follow
+            one after another. It divides their number.
+        steps: whether `step` takes several, feeds and metrics having an axis of them before all
+            others. One after another, a seed then takes all of them before the next one's turn.
     """
 
     def run(state: TrainState, feed: dict, resident: dict, axis: str | None = None):
@@ -33,10 +39,41 @@ def together(step: Callable) -> Callable:
             new, metrics = step(TrainState(state.step, networks, seed), feed, resident, axis)
             return new.networks, metrics
 
-        networks, metrics = jax.vmap(one, (0, 0, 1))(state.networks, state.seed, feed)
-        return state.after_step(networks), metrics
+        feed = jax.tree.map(lambda x: jnp.moveaxis(x, 1 + steps, 0), feed)
+        count = jax.tree.leaves(feed)[0].shape[1] if steps else 1
+        networks, metrics = _map(one, (state.networks, state.seed, feed), at_once)
+        metrics = jax.tree.map(lambda x: jnp.moveaxis(x, 0, int(steps)), metrics)
+        return state.replace(step=state.step + count, networks=networks), metrics
 
     return run
+
+
+def _map(one: Callable, of_all: Any, at_once: int) -> Any:
+    """`one` of every seed: `at_once` of them by vmap, the rest of the axis by a loop.
+
+    The vmapped axis is the outer one, so that devices that hold neighbouring seeds each run theirs.
+    """
+    vmapped = jax.vmap(lambda x: one(*x))
+    if len(of_all[1]) == at_once:
+        return vmapped(of_all)
+    if at_once == 1:
+        return jax.lax.map(lambda x: one(*x), of_all)
+    turns = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(at_once, -1, *x.shape[1:]), 0, 1), of_all)
+    found = jax.lax.map(vmapped, turns)
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), found)
+
+
+def number_at_once(seeds: int, mesh: Mesh, spread: bool) -> int:
+    """How many seeds one vmapped step holds: all, but on a CPU one of each device.
+
+    Args:
+        seeds: of the run.
+        mesh: the devices.
+        spread: see `are_spread`.
+    """
+    if mesh.devices.flat[0].platform != "cpu":
+        return seeds
+    return batch_shards(mesh) if spread else 1
 
 
 def first_states(init: Callable, seeds: Any) -> TrainState:

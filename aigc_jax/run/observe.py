@@ -15,8 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from aigc_jax import progress
-from aigc_jax.errors import UserError, escaped
-from aigc_jax.parallel.processes import is_lead
+from aigc_jax.errors import NotFinite, escaped
+from aigc_jax.parallel.processes import is_deterministic, is_lead
 from aigc_jax.run import screen
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
@@ -283,7 +283,7 @@ class Log:
             steps = ", ".join(str(first + i) for i in np.flatnonzero(skipped))
             echo(f"not finite, and left out: step {steps}; {self._skipped} so far")
         if self._in_a_row >= MAX_IN_A_ROW:
-            raise UserError(
+            raise NotFinite(
                 f"the last {self._in_a_row} steps up to {last} were not finite and left out, so "
                 "nothing is learnt any more: lower the learning rate or set clip_norm, and go on "
                 "with --resume=force"
@@ -298,7 +298,7 @@ def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
     if policy == "skip":
         echo(f"step {step}: not a number in the evaluation: {', '.join(bad)}")
         return
-    raise UserError(
+    raise NotFinite(
         f"{', '.join(bad)} is not a number in the evaluation at step {step}; the checkpoints "
         "before it are whole: lower the learning rate or set clip_norm, and go on with "
         "--resume=force"
@@ -311,7 +311,7 @@ def _check_finite(last: int, metrics: Normed) -> None:
         bad = np.argwhere(~np.isfinite(getattr(metric, "total", np.zeros(1))))
         if bad.size:
             step = last - len(metric.total) + 1 + int(bad[0][0])
-            raise UserError(
+            raise NotFinite(
                 f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
                 "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
                 "steps out with --config.train.nonfinite=skip"
@@ -319,7 +319,8 @@ def _check_finite(last: int, metrics: Normed) -> None:
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Versions, devices, git commit, command and seed: what it takes to repeat a run."""
+    """Versions, devices, git commit, command and seed: what it takes to repeat a run; and whether
+    GPU programs were deterministic (`processes.is_deterministic`)."""
     return {
         "command": sys.argv,
         "seed": seed,
@@ -331,6 +332,7 @@ def environment(seed: int) -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in jax.devices()],
         "processes": jax.process_count(),
         "cpu_count": os.cpu_count(),
+        "deterministic": is_deterministic(),
     }
 
 

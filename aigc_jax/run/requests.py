@@ -70,6 +70,12 @@ class Requests:
         self._calls += 1
         return self.signal is not None
 
+    @property
+    def came_late(self) -> str | None:
+        """The name of a signal that reached this process when there was no step left to stop
+        before; None without any."""
+        return signal.Signals(self._noted).name if self._noted and not self.signal else None
+
     def saved(self) -> None:
         """A checkpoint was saved, whoever asked for it: the clock starts anew."""
         self._since, self._outdated = time.monotonic(), True

@@ -27,6 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = config_files.load("vae/burda:vae1-short")
     config.train.duration = "400000 steps"
     config.train.eval_every = config.train.checkpoint_every = "20000 steps"
+    config.train.steps_per_call = 10  # what several seeds need on a CPU, see parallel/seeds.py
     config.train.best = ""
     config.train.sample_every = "never"
     return config

@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
             num_samples=10_000,
             every="never",
         )
+    config.train.steps_per_call = 10  # what several seeds need on a CPU, see parallel/seeds.py
     config.train.best = ""
     config.train.sample_every = "never"
     return config

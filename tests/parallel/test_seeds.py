@@ -1,16 +1,22 @@
 """Several seeds in one program are several runs."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
 from runs import assert_close, make_config
 
+from aigc_jax.aot.compile import compile
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
 from aigc_jax.resume import restore
 from aigc_jax.train import train
 
 STEPS = "4 steps"
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: make test-tpu"
+)
 
 
 def small(family, **values):
@@ -20,6 +26,7 @@ def small(family, **values):
 CASES = {
     "batch split": ("vae", {"train__seeds": 3}),
     "seeds split": ("dense_gan", {"train__seeds": 8}),
+    "two seeds on each device": ("vae", {"train__seeds": 16, "train__steps_per_call": 2}),
     "pmap": ("dense_gan", {"parallel__mode": "pmap", "train__seeds": 3}),
 }
 
@@ -47,3 +54,13 @@ def test_a_run_of_several_seeds_ends_as_each_alone(case, tmp_path):
             np.testing.assert_allclose(
                 summary["metrics"][f"{name}/seed{number}"], value, rtol=2e-3, err_msg=name
             )
+
+
+@pytest.mark.tpu_compiler
+@needs_libtpu
+def test_a_chip_of_a_tpu_computes_its_own_seed_and_no_more():
+    """Four seeds on four chips: a chip's FLOPs are those of one whole run, and nobody talks."""
+    one = compile(small("vae"), "v5e:2x2")
+    four = compile(small("vae", train__seeds=4), "v5e:2x2")
+    assert four["flops_per_chip"] == pytest.approx(4 * one["flops_per_chip"], rel=0.01)
+    assert (len(four["collectives"]), len(one["collectives"]) > 0) == (0, True)

@@ -1,0 +1,39 @@
+"""The VAE of Lucic et al. with the neutral architecture on MNIST, 20 epochs, by digit features.
+
+aigc reproduce neutral_vae_mnist
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config_files
+from aigc_jax.config import check_arg, evaluation
+from aigc_jax.rows import Row
+
+ROW = Row(
+    about="VAE, neutral architecture, on MNIST, 20 epochs",
+    metric="sets/frechet",
+    published=None,
+    tolerance=0.0,
+    source="Lucic et al. 2018, in Dai and Wipf 2019, table 1, have FID by Inception v3 alone: 16.6",
+    protocol="Frechet distance of 10,000 samples to the 10,000 test images, features of the digit "
+    "classifier (docs/metrics.md)",
+    deviations="other features than Inception's, so no published figure can be compared; with its "
+    "weights config.evals.sets.features=inception gives that FID",
+    unit="squared distance",
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    check_arg(arg)
+    config = config_files.load("vae/neutral")
+    with config.unlocked():
+        config.evals.sets = evaluation(
+            "distribution",
+            metrics="frechet, kid, prdc",
+            num_samples=10_000,
+            every="never",
+        )
+    config.train.steps_per_call = 10  # what several seeds need on a CPU, see parallel/seeds.py
+    config.train.best = ""
+    config.train.sample_every = "never"
+    return config

@@ -1,0 +1,167 @@
+"""Sweeps: which trials there are, what is refused before the first, and that they go on."""
+
+import json
+
+import numpy as np
+import pytest
+from runs import ROOT, aigc, stop_at
+
+from aigc_jax import config_files, rows, sweep, trials
+from aigc_jax.errors import UserError
+from aigc_jax.trials import Span, Sweep
+
+SMOKE = ROOT / "configs/sweep/smoke.py"
+RATE = "optimizer.model.learning_rate"
+SHORT = {"train.seeds": 2, "train.duration": "2 steps"}
+
+
+def of(**values) -> Sweep:
+    return Sweep(**{"metric": "lowest eval/loss", "axes": {RATE: [1e-3, 1e-2]}, **values})
+
+
+def points(some: Sweep, done=()) -> list:
+    return [trials.METHODS[some.method](some, n, done) for n in range(trials.size(some))]
+
+
+def test_a_grid_is_every_combination_once():
+    found = points(of(axes={"a": [1, 2], "b": ["x", "y", "z"]}))
+    assert len({json.dumps(point) for point in found}) == 6
+    assert found[:2] == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}]
+    assert trials.size(of(axes={"a": [1, 2], "b": [1, 2]}, trials=3)) == 3
+
+
+AXES = {"rate": Span(1e-4, 1e-1, log=True), "layers": Span(1, 4, whole=True), "name": ["p", "q"]}
+
+
+def test_draws_fill_their_range_evenly_and_depend_on_their_number_alone():
+    some = of(axes=AXES, method="random", trials=2000)
+    found = points(some)
+    assert found[7] == trials.random(some, 7, [])
+    rates = np.log10([point["rate"] for point in found])
+    assert -4 <= rates.min() < rates.max() <= -1
+    np.testing.assert_allclose(rates.mean(), -2.5, atol=0.06)  # 3 standard errors
+    layers = np.bincount([point["layers"] for point in found], minlength=5)
+    assert layers[0] == 0
+    np.testing.assert_allclose(layers[1:], 500, atol=60)
+    assert {point["name"] for point in found} == {"p", "q"}
+
+
+def test_optuna_comes_close_to_the_best_and_goes_on_as_it_began():
+    pytest.importorskip("optuna")
+    some, done = of(axes=AXES, method="tpe", trials=25), []
+    for number in range(25):
+        point = trials.tpe(some, number, done)
+        far = (np.log10(point["rate"]) + 2) ** 2 + (point["layers"] - 3) ** 2
+        done.append((point, None if point["name"] == "p" and number % 2 else float(far)))
+    assert trials.tpe(some, 12, done[:12]) == done[12][0]
+    best = min(value for _, value in done if value is not None)
+    assert best < 0.1
+    assert set(done[0][0]) == set(AXES)
+
+
+WRONG = {
+    "no axes": ({"axes": {}}, "a sweep has axes"),
+    "no list": ({"axes": {RATE: 3}}, "give a list of values or a Span"),
+    "a span in a grid": ({"axes": {RATE: Span(1e-4, 1e-2)}}, 'use method="random"'),
+    "an empty span": (
+        {"axes": {RATE: Span(1.0, 0.1)}, "method": "random", "trials": 2},
+        "needs low < high",
+    ),
+    "log of 0": (
+        {"axes": {RATE: Span(0.0, 0.1, log=True)}, "method": "random", "trials": 2},
+        "low < high above 0",
+    ),
+    "method": ({"method": "bayes"}, 'unknown method of a sweep "bayes"'),
+    "no end": ({"method": "random"}, "give trials"),
+    "direction": ({"metric": "eval/x"}, "lower or a higher value"),
+    "seeds": ({"seeds": 0}, "seeds of a sweep"),
+    "seeds as an axis": ({"axes": {"train.seeds": [1, 2]}}, "seeds of its own"),
+    "too many": ({"axes": {c: list(range(99)) for c in "abc"}}, "at most 10,000"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_sweep_that_cannot_be_is_one_line(case):
+    values, message = WRONG[case]
+    with pytest.raises(UserError, match=message):
+        trials.check(of(**values))
+
+
+REFUSED = {
+    "key": ({"optimizer.model.learningrate": [1.0]}, 'did you mean "optimizer.model.learning_rate'),
+    "last value": ({RATE: [1e-3, 1e-2, -1.0]}, "learning_rate=-1.0"),
+    "type": ({"data.batch_size": [16, "many"]}, "expected int"),
+    "what only the model knows": ({"data.batch_size": [16, 17]}, r"batch_size=17\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_key_or_a_value_is_refused_before_the_first_trial(case, tmp_path):
+    axes, message = REFUSED[case]
+    with pytest.raises(UserError, match=message):
+        sweep.sweep(of(axes=axes), SMOKE, tmp_path / "runs", tmp_path, {"train.seeds": 1})
+    assert not list(tmp_path.glob("**/checkpoints"))
+
+
+def test_a_metric_that_no_run_has_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no metric eval/fid; there are eval/kl, eval/loss"):
+        sweep.sweep(of(metric="eval/fid"), SMOKE, tmp_path / "runs", tmp_path, SHORT)
+
+
+def test_a_stopped_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch):
+    """Two trials, the second of which diverges; a signal comes in the last step of the first."""
+    axes = {RATE: [1e-2, 1e30]}
+    place = lambda name: (SMOKE, tmp_path / name / "runs", tmp_path / name, SHORT)  # noqa: E731
+    whole = sweep.sweep(of(axes=axes), *place("whole"))
+    done, lost = whole["trials"]
+    assert (done["state"], len(done["seeds"]), done["steps"]) == ("done", 2, 2)
+    assert (lost["mean"], lost["state"]) == (None, "loss is not finite at step 2")
+    assert whole["best"] == done
+    assert f"--config.{RATE}=0.01" in done["command"]
+    assert (tmp_path / "whole/smoke.png").read_bytes()[:4] == b"\x89PNG"
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        stopped = sweep.sweep(of(axes=axes), *place("part"))
+    assert (stopped["stopped"], stopped["done"], stopped["of"]) == ("SIGTERM", 0, 2)
+    sweep.sweep(of(axes={RATE: [1e-2]}), *place("part"))
+    kept = json.loads((tmp_path / "part/smoke.json").read_text())["trials"]
+    assert [trial["seeds"] for trial in kept] == [done["seeds"]]  # to the bit
+    again = sweep.sweep(of(axes=axes), *place("part"))
+    assert [t["mean"] for t in again["trials"]] == [done["mean"], None]
+    monkeypatch.setattr(sweep, "run", None)  # nothing is left to run
+    assert sweep.sweep(of(axes=axes), *place("part"))["trials"] == again["trials"]
+
+
+def test_the_best_trial_is_the_lowest_or_the_highest_that_is_finite():
+    some = [{"mean": None}, {"mean": 2.0}, {"mean": 1.0}]
+    assert trials.best(of(), some) == {"mean": 1.0}
+    assert trials.best(of(metric="highest eval/loss"), some) == {"mean": 2.0}
+    assert trials.best(of(), some[:1]) is None
+
+
+def test_the_command_names_what_is_missing(tmp_path):
+    command = aigc("sweep", str(ROOT / "configs/vae/mnist_dense.py"), cwd=tmp_path)
+    _, errors = command.communicate()
+    assert command.returncode == 2
+    assert "has no SWEEP = Sweep(...)" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "configs/sweep").glob("*.py")), ids=lambda p: p.stem
+)
+def test_a_sweep_of_ours_is_one(file):
+    some, _ = trials.read(str(file))
+    assert some.about
+    assert f"aigc sweep sweep/{file.stem}" in file.read_text()
+    for point in trials.corners(some):
+        sweep.config_of(file, point)
+
+
+def test_the_page_shows_every_trial():
+    found = trials.results(ROOT / "results")
+    page = rows.table({}) + trials.page(found)
+    for name, result in found.items():
+        assert f"../results/{name}.png" in page
+        assert result["best"]["command"] in page
+        config_files.find(result["sweep"])
