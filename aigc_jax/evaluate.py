@@ -325,6 +325,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
         **({"text": text.card()} if text else {}),
+        **({"counted": "tokens of replies"} if "weights" in data.features else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }

@@ -1,7 +1,7 @@
-"""A GPT that replies: fine-tuned on conversations, from a language model of the same shape.
+r"""A GPT that replies: fine-tuned on conversations, from a language model of the same shape.
 
   aigc train --config=configs/lm/shakespeare_char.py --workdir=runs/lm
-  aigc train --config=configs/lm/dialogue.py --workdir=runs/dialogue --config.data.source=FOLDER \\
+  aigc train --config=configs/lm/dialogue.py --workdir=runs/dialogue --config.data.source=FOLDER \
     --config.data.tokenizer=runs/lm --config.train.init_from=runs/lm
   aigc generate --workdir=runs/dialogue --prompt='What is the matter, my lord?'
 
