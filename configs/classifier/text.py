@@ -1,10 +1,12 @@
 """A transformer that tells the class of a text, fine-tuned from a run that was pre-trained.
 
-  aigc train --config=configs/classifier/text.py --config.data.source=FOLDER \\
-    --config.train.init_from=runs/bert --config.data.tokenizer=runs/bert --workdir=runs/classes
+  aigc train --config=configs/classifier/text.py --config.data.source=FOLDER --workdir=runs/classes
   aigc evaluate --workdir=runs/classes                   accuracy, precision, recall, F1
-  aigc train --config=configs/classifier/text.py:gpt     from a run of configs/lm/gpt_bpe.py
+  aigc train --config=configs/classifier/text.py:gpt     a GPT of the shape of configs/lm/gpt_bpe.py
   aigc train --config=configs/classifier/text.py:smoke   seconds
+
+With --config.train.init_from=runs/bert --config.data.tokenizer=runs/bert it starts from a run of
+configs/lm/bert_small.py; without, from nothing.
 
 FOLDER holds train.csv, validation.csv and test.csv with the columns `text` and `label`, or one
 file; for other forms see `data.labels` and docs/finetuning.md. The model has the shape of

@@ -61,7 +61,7 @@ def test_gradients_equal_theirs(name):
     grads = jax.jit(jax.grad(loss))(variables["params"])
     theirs = {
         name.removeprefix(gpt2.PREFIX): x
-        for name, x in hf.to_tensors(gpt2.places(model), grads).items()
+        for name, x in gpt2.to_tensors(gpt2.places(model), grads).items()
     }
     compared = 0
     for key, value in expected(name).items():
@@ -185,7 +185,7 @@ def test_tensors_that_do_not_fit_are_each_named(tmp_path):
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"model_type": "llama"}, 'model_type "llama" cannot be read; known: gpt2'),
+        ({"model_type": "llama"}, 'model_type "llama" cannot be read; known: bert, gpt2'),
         ({"architectures": ["GPT2ForTokenClassification"]}, "GPT2ForTokenClassification"),
         ({"activation_function": "relu"}, 'activation_function="relu" is not known'),
         ({"scale_attn_weights": False}, "scale_attn_weights=False; only True"),
