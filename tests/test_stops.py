@@ -20,6 +20,7 @@ from runs import (
     stop_at,
 )
 
+from aigc_jax.config import flatten
 from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.requests import Requests
@@ -88,7 +89,9 @@ def test_kill_at_a_random_moment(tmp_path):
     config.train.log_every = config.train.sample_every = "30 steps"
     train(config, tmp_path / "whole")
     flags = ["train", f"--config={FAMILIES['vae']}", f"--workdir={tmp_path / 'killed'}"]
-    flags += [f"--config.train.{key}={value}" for key, value in config.train.items()]
+    flags += [
+        f"--config.train.{key}={value}" for key, value in flatten(config.train.to_dict()).items()
+    ]
     checkpoints = Checkpoints(tmp_path / "killed" / "checkpoints")
     for _ in range(2):
         before = checkpoints.steps()
