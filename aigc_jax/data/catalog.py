@@ -149,6 +149,12 @@ def prepare(name: str) -> str:
     found = tfds_files.find(name)
     if found:
         return str(found.folder)
+    where = next((bucket.url(root) for root in tfds_files.data_dirs()), "")
+    if where:
+        raise UserError(
+            f"TFDS_DATA_DIR={where}: prepare sets in a folder on this machine, and copy it there: "
+            f"gcloud storage cp FOLDER/{name} {where}/ --recursive"
+        )
     import tensorflow_datasets as tfds
 
     known = tfds.list_builders(with_community_datasets=False)
@@ -162,11 +168,6 @@ def prepare(name: str) -> str:
     if not tfds_files.data_dirs():
         raise UserError("this user has no home folder; set TFDS_DATA_DIR to where sets shall lie")
     root = tfds_files.data_dirs()[0]
-    if where := bucket.url(root):
-        raise UserError(
-            f"TFDS_DATA_DIR={where}: prepare sets in a folder on this machine, and copy it there: "
-            f"gcloud storage cp FOLDER/{name} {where}/ --recursive"
-        )
     try:
         builder = tfds.builder(name, data_dir=root, file_format="array_record")
         builder.download_and_prepare()

@@ -52,7 +52,7 @@ def test_every_image_is_in_one_split_with_its_folder_as_class(tmp_path):
     assert sorted(v for part in parts.values() for v in _values(part)) == list(range(40))
     for part in parts.values():
         assert part.features["label"].num_classes == 2
-        assert part.features["image"] == ((4, 6, 3), "uint8", None)
+        assert part.features["image"][:3] == ((4, 6, 3), "uint8", None)
         batch = part.fetch(np.arange(part.size))
         np.testing.assert_array_equal(batch["label"], batch["image"][:, 0, 0, 0] % 2)
 

@@ -71,10 +71,10 @@ def test_the_gather_is_the_same_on_the_host_and_on_the_device(data_config):
     compiled = jax.jit(source.take, static_argnums=2)
     device = compiled(dataset.arrays, indices.astype(np.int32), dataset.window)
     assert host.keys() == device.keys() == dataset.features.keys()
-    for name, (shape, dtype, _) in dataset.features.items():
+    for name, feature in dataset.features.items():
         np.testing.assert_array_equal(host[name], device[name])
-        assert host[name].shape == (4, *shape)
-        assert host[name].dtype == device[name].dtype == dtype
+        assert host[name].shape == (4, *feature.shape)
+        assert host[name].dtype == device[name].dtype == feature.dtype
 
 
 def test_synthetic_images_are_alike_in_memory_and_on_demand_and_never_repeat():
