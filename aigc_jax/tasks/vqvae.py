@@ -34,7 +34,7 @@ from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, f
 class CodeCounts(clu_metrics.Metric):
     """How often each code was used, over all batches that are merged."""
 
-    counts: Array
+    counts: Any
 
     @classmethod
     def empty(cls) -> "CodeCounts":
