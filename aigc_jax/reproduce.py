@@ -24,8 +24,11 @@ def reproduce(
 ) -> dict[str, Any]:
     """Trains, evaluates and writes `OUT/ROW.json` and `OUT/ROW.png`. It goes on where it stopped.
 
+    A form of a row (`ROW:ARG`) is another experiment: it writes `OUT/ROW-ARG.json`, which no table
+    shows, and is compared with no published figure.
+
     Args:
-        name: of the row.
+        name: of the row, `ROW` or `ROW:ARG`.
         config: of the row, see `row_config`.
         workdir: of the run.
         out: where the results go.
@@ -35,7 +38,12 @@ def reproduce(
     Returns:
         The result; `stopped` is in it when a signal ended the training, and nothing is written.
     """
-    of = rows.row(name)
+    row, _, form = name.partition(":")
+    of, stem = rows.row(row), name.replace(":", "-")
+    if form:
+        of = of._replace(published=None)
+        if check:
+            raise UserError(f"{name} is compared with no published figure; leave --check out")
     seeds = [config.seed + number for number in range(config.train.seeds)]
     ran = run_seeds(config, workdir)
     if ran.stopped:
@@ -63,13 +71,13 @@ def reproduce(
     }
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / f"{name}.json", result)
+        write_json(out / f"{stem}.json", result)
         # One that is measured at the end alone has no curve: then that of another is shown.
         logged = [m for m in curves.evaluated(places) if curves.curve(places, m)]
         shown = of.metric if of.metric in logged else next(iter(logged), None)
         if shown:
             published = of.published if shown == of.metric else None
-            curves.plot({name: places}, shown, out / f"{name}.png", published)
+            curves.plot({name: places}, shown, out / f"{stem}.png", published)
         say(f"{name}: {of.metric} {rows.figure(result)}, {rows.state(of, result)}")
     if check:
         rows.check(name, of, result)

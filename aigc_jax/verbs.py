@@ -228,11 +228,11 @@ def reproduce(flags, _, words) -> dict[str, Any]:
         raise UserError("write `aigc reproduce ROW`; `aigc reproduce --list` shows the rows")
     from aigc_jax.reproduce import reproduce, row_config
 
-    name = words[0].partition(":")[0]
+    name, stem = words[0], words[0].replace(":", "-")
     config = row_config(words[0], flags.seeds, flags.budget)
     config.train.deterministic |= flags.deterministic
-    workdir = expand("workdir", flags.workdir or f"runs/reproduce/{words[0].replace(':', '-')}")
-    check_writable("out", flags.out, out / f"{name}.json")  # hours are not lost
+    workdir = expand("workdir", flags.workdir or f"runs/reproduce/{stem}")
+    check_writable("out", flags.out, out / f"{stem}.json")  # hours are not lost
     with joined(flags, config):
         return reproduce(name, config, workdir, out, budget=flags.budget, check=flags.check)
 
