@@ -100,7 +100,7 @@ def comparer(
     return compare
 
 
-def means(parts: list[dict[str, Float[np.ndarray, "pairs"]]]) -> dict[str, float]:
+def means(parts: list[dict[str, Float[np.ndarray, "_"]]]) -> dict[str, float]:
     """The means over all pairs, of what `compare` said of some of them."""
     return {name: float(np.concatenate([x[name] for x in parts]).mean()) for name in parts[0]}
 
