@@ -13,6 +13,7 @@ import numpy as np
 from aigc_jax.errors import UserError, nearest, printable
 from aigc_jax.interop.mapping import (
     Place,
+    norm,
     same,
     to_parameters,
     to_tensors,
@@ -206,7 +207,7 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
         "embeddings.token_type_embeddings.weight": same(
             "token_type_embedding", model.num_token_types, embed
         ),
-        **_norm("embeddings.LayerNorm", "embedding_norm", embed),
+        **norm("embeddings.LayerNorm", "embedding_norm", embed),
     }
     for i in range(model.num_layers):
         theirs, ours = f"encoder.layer.{i}", f"blocks_{i}"
@@ -221,10 +222,10 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
             }
         found |= {
             **_dense(f"{theirs}.attention.output.dense", f"{ours}/attention_out", embed, embed),
-            **_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", embed),
+            **norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", embed),
             **_dense(f"{theirs}.intermediate.dense", f"{ours}/mlp_in", embed, hidden),
             **_dense(f"{theirs}.output.dense", f"{ours}/mlp_out", hidden, embed),
-            **_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", embed),
+            **norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", embed),
         }
     if model.pooler:
         found |= _dense("pooler.dense", "pooler_dense", embed, embed)
@@ -233,7 +234,7 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
         found |= {
             "cls.predictions.bias": same("mlm_bias", model.vocab_size),
             **_dense(f"{transform}.dense", "mlm_dense", embed, embed),
-            **_norm(f"{transform}.LayerNorm", "mlm_norm", embed),
+            **norm(f"{transform}.LayerNorm", "mlm_norm", embed),
         }
     if model.next_sentence:
         found |= _dense("cls.seq_relationship", "next_sentence_dense", embed, 2)
@@ -244,11 +245,4 @@ def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place
     return {
         f"{theirs}.weight": transposed(f"{ours}/kernel", outputs, inputs),
         f"{theirs}.bias": same(f"{ours}/bias", outputs),
-    }
-
-
-def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
-    return {
-        f"{theirs}.weight": same(f"{ours}/scale", size),
-        f"{theirs}.bias": same(f"{ours}/bias", size),
     }

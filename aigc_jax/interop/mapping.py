@@ -39,6 +39,14 @@ def transposed(path: str, *shape: int) -> Place:
     return Place(path, shape, lambda x: x.T, lambda x: x.T)
 
 
+def norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
+    """The two vectors of a layer norm."""
+    return {
+        f"{theirs}.weight": same(f"{ours}/scale", size),
+        f"{theirs}.bias": same(f"{ours}/bias", size),
+    }
+
+
 def to_parameters(places: Mapping[str, Place], tensors: Mapping[str, np.ndarray]) -> Any:
     """The parameter tree, float32.
 

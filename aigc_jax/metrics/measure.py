@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError
 from aigc_jax.metrics.frechet import Moments, check_counts, frechet_distance
 from aigc_jax.metrics.inception_score import inception_score
 from aigc_jax.metrics.kid import kernel_distance
@@ -144,20 +144,6 @@ METRICS = {
         train=True,
     ),
 }
-
-
-def parse(text: str, key: str = "metrics") -> tuple[str, ...]:
-    """The metrics that a list names: `"frechet, kid, prdc"`.
-
-    Raises:
-        UserError: one is unknown, or there are none.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        lookup(METRICS, name, key)
-    if not names:
-        raise UserError(f"{key} is empty; give some of {', '.join(METRICS)}")
-    return names
 
 
 def check(
