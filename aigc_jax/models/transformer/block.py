@@ -104,7 +104,7 @@ class Block(nn.Module):
         return self._norm(norm_name)(x) if self.post_norm else x
 
     def _attention(self, x, ids, cache, position, segments):
-        query, key, value = self._query_key_value(x)
+        query, key, value = self._query_key_value(x, cache is not None)
         if self.qk_norm:
             query, key = self._norm("query_norm", "rms")(query), self._norm("key_norm", "rms")(key)
         if self.positions == "rope":
@@ -160,7 +160,7 @@ class Block(nn.Module):
         heads = (batch, length, -1, embed_dim // self.num_heads)
         return shard_batch(rows.reshape(heads), tensor_axis=2)
 
-    def _query_key_value(self, x):
+    def _query_key_value(self, x, decoding):
         """`[batch, length, heads, head_dim]` each; keys and values may have fewer heads."""
         embed_dim = x.shape[-1]
         head_dim = embed_dim // self.num_heads
@@ -170,10 +170,10 @@ class Block(nn.Module):
             return StackedDense(parts, features, self.use_bias, self.dtype, name=name)
 
         if self.num_kv_heads == self.num_heads:
-            parts = stacked(3, embed_dim, "qkv")(rows)
+            parts = stacked(3, embed_dim, "qkv")(rows, decoding)
         else:
             query = self._dense(embed_dim, 1, "query")(rows)
-            parts = [query, *stacked(2, self.num_kv_heads * head_dim, "key_value")(rows)]
+            parts = [query, *stacked(2, self.num_kv_heads * head_dim, "key_value")(rows, decoding)]
         return (self._heads(part, x) for part in parts)
 
     def _mlp(self, x):
