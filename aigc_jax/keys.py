@@ -285,7 +285,7 @@ EVALUATION_SETTINGS: dict[str, Table] = {
         "metrics": Key("psnr, ssim, mean_squared_error", "and lpips, lpips_vgg16", TEXT),
     },
     "distribution": {
-        "features": Key("digits", "or efficientnet, inception, pixels", TEXT),
+        "features": Key("digits", "or fashion, efficientnet, inception, pixels", TEXT),
         "metrics": Key(
             "frechet, kid, prdc",
             "and inception_score, class_histogram, stacked_modes, memorisation",

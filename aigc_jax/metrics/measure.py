@@ -161,7 +161,7 @@ def check(
         if needs and not network.classes:
             raise UserError(
                 f"{name} needs a classifier, and features={network.name} is none; take digits, "
-                "efficientnet or inception"
+                "fashion, efficientnet or inception"
             )
         has = 3 if network.separate else 2
         if needs == 3 and has == 2:
