@@ -101,6 +101,9 @@ TRAIN: Table = {
     "checkpoint_minutes": Key(
         0.0, "also when so many minutes have passed since the last; 0: never", Range(0, 10**6)
     ),
+    "local_checkpoint": Key(
+        "never", "a copy on each host's own disk, which a restart reads first", DURATION
+    ),
     "keep": Key(2, "latest checkpoints kept", COUNT),
     "best": Key("", '"lowest eval/loss": the checkpoint where it was so is kept too', TEXT),
     "nonfinite": Key(
