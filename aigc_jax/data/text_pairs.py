@@ -15,12 +15,15 @@ from aigc_jax.data import cache, encoding, folder
 from aigc_jax.data.examples import Arrays, Feature, Source, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
 from aigc_jax.data.order import permuted
+from aigc_jax.data.synthetic import hashed
 from aigc_jax.data.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, printable
 
 PADDING = -1
 _HELD_OUT = 1000  # pairs of validation and of test, or a tenth where there are few
 _MOST = 1 << 20  # training pairs that are made
+_DRAWS = 1 << 18  # among which the held-out sums are
+_SUM_CHARACTERS = CharTokenizer("+0123456789")
 
 
 def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
@@ -99,23 +102,86 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
 
 def addition(parameters: str) -> Source:
     """`addition:DIGITS`, 3 by default: "12+345" and "357". Every pair of numbers of up to so many
-    digits is in one split alone."""
+    digits is in one split alone.
+
+    `addition:DIGITS:by_length` draws the number of digits of each number first, so that short
+    numbers come as often as long ones, as Keras' example `addition_rnn` does; see `_by_length`.
+    """
+    first, *rest = parameters.split(":")
+    if rest == ["by_length"]:
+        return _by_length(_numbers("addition", first, [3], [(1, 4)])[0])
     digits = _numbers("addition", parameters, [3], [(1, 4)])[0]
-    tokenizer = CharTokenizer("+0123456789")
     size = 10 ** (2 * digits)
     held_out = min(_HELD_OUT, size // 10)
     sizes = {"validation": held_out, "test": held_out, "train": min(size - 2 * held_out, _MOST)}
     starts = dict(zip(sizes, (0, held_out, 2 * held_out)))
 
     def read(split: str, indices: np.ndarray) -> Arrays:
-        first, second = np.divmod(permuted(indices + starts[split], size, 0, 0), 10**digits)
-        asked = np.char.add(np.char.add(first.astype("U"), "+"), second.astype("U"))
-        sums = (first + second).astype("U")
-        texts = {"source": asked, "target": sums}
-        return {side: _characters(texts[side], tokenizer, width) for side, width in widths.items()}
+        return _sums(permuted(indices + starts[split], size, 0, 0), digits)
 
-    widths: dict[str, int] = {"source": 2 * digits + 1, "target": digits + 1}
-    return _made(sizes, widths, tokenizer, read, f"sums of numbers of up to {digits} digits")
+    about = f"sums of numbers of up to {digits} digits"
+    return _made(sizes, _sum_widths(digits), _SUM_CHARACTERS, read, about)
+
+
+def _by_length(digits: int) -> Source:
+    """Sums whose numbers are below 10, 100, ... with the same probability, any of these as likely.
+
+    A twentieth of all pairs, an order of the two being the same pair, belongs to validation, one to
+    the test, and the rest to training. Training draws with replacement from its pairs; validation
+    and test are the first 1,000 different pairs, where there are as many, of such draws from
+    theirs.
+    """
+    size, side = 10 ** (2 * digits), 10**digits
+    first_test, first_train = size // 20, size // 10
+
+    def draw(numbers: np.ndarray) -> np.ndarray:
+        """The pairs of so many draws."""
+        words = [hashed(numbers * 4 + part) for part in range(4)]
+        lengths = (1 + words[0] % digits, 1 + words[1] % digits)
+        return (words[2] % 10 ** lengths[0]) * side + words[3] % 10 ** lengths[1]
+
+    def places(pairs: np.ndarray) -> np.ndarray:
+        """Where the pairs, without regard to order, stand among all: this tells the split."""
+        first, second = np.divmod(pairs, side)
+        unordered = np.minimum(first, second) * side + np.maximum(first, second)
+        return permuted(unordered, size, 0, 0)
+
+    held_out: dict[str, np.ndarray] = {}
+    drawn = draw(np.arange(_DRAWS))
+    place = places(drawn)
+    for split, first, last in (("validation", 0, first_test), ("test", first_test, first_train)):
+        within = (place >= first) & (place < last)
+        _, kept = np.unique(place[within], return_index=True)
+        held_out[split] = drawn[within][np.sort(kept)][:_HELD_OUT]
+
+    def read(split: str, indices: np.ndarray) -> Arrays:
+        if split != "train":
+            return _sums(held_out[split][indices], digits)
+        numbers = _DRAWS + indices  # of draws: those before are of the held-out pairs
+        pairs = draw(numbers)
+        while (refused := np.flatnonzero(places(pairs) < first_train)).size:
+            numbers[refused] += _MOST
+            pairs[refused] = draw(numbers[refused])
+        return _sums(pairs, digits)
+
+    sizes = {split: len(pairs) for split, pairs in held_out.items()}
+    about = f"sums of numbers of up to {digits} digits, of each the number of digits drawn first"
+    return _made({**sizes, "train": _MOST}, _sum_widths(digits), _SUM_CHARACTERS, read, about)
+
+
+def _sum_widths(digits: int) -> dict[str, int]:
+    return {"source": 2 * digits + 1, "target": digits + 1}
+
+
+def _sums(pairs: np.ndarray, digits: int) -> Arrays:
+    """The texts of pairs that are numbered first * 10^digits + second."""
+    first, second = np.divmod(pairs, 10**digits)
+    texts = {
+        "source": np.char.add(np.char.add(first.astype("U"), "+"), second.astype("U")),
+        "target": (first + second).astype("U"),
+    }
+    widths = _sum_widths(digits)
+    return {side: _characters(texts[side], _SUM_CHARACTERS, widths[side]) for side in widths}
 
 
 def copied(parameters: str) -> Source:

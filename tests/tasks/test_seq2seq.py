@@ -130,6 +130,28 @@ def test_sums_are_right_and_no_pair_is_in_two_splits():
     assert len(seen) == 10_000
 
 
+def test_short_numbers_are_as_frequent_as_long_ones_and_held_out_sums_are_never_trained_on():
+    asked = {}
+    for split in ("train", "validation", "test"):
+        data = source.load(config.text("addition:3:by_length"), split)
+        some = {side: rows_of[:60_000] for side, rows_of in data.arrays.items()}
+        texts = [[data.tokenizer.decode(row[row >= 0]) for row in some[side]] for side in some]
+        asked[split] = [tuple(map(int, text.split("+"))) for text in texts[0]]
+        assert list(map(sum, asked[split])) == list(map(int, texts[1]))
+    unordered = {split: {tuple(sorted(pair)) for pair in of} for split, of in asked.items()}
+    assert not unordered["validation"] & unordered["test"]
+    assert not (unordered["validation"] | unordered["test"]) & unordered["train"]
+    assert len(set(asked["validation"])) == len(set(asked["test"])) == 1000
+    # A number is below 10 in 1/3 + 1/30 + 1/300 of the draws, and both are independent.
+    below = np.array(asked["train"]) < 10
+    np.testing.assert_allclose(below.mean(axis=0), 0.37, atol=0.01)
+    np.testing.assert_allclose(below.all(axis=1).mean(), 0.37**2, atol=0.01)
+    assert len(unordered["train"]) > 20_000
+    for wrong in ("addition:5:by_length", "addition:3:by_size", "addition:3:by_length:2"):
+        with pytest.raises(UserError, match="addition"):
+            source.load(config.text(wrong), "train")
+
+
 def test_copies_and_mirror_images():
     for name, turn in (("synthetic_copy", 1), ("synthetic_reverse", -1)):
         data = source.load(config.text(f"{name}:5:3"), "validation")
