@@ -155,8 +155,9 @@ def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "
     sizes = {"block_size": block_size, "batch_size": 8, "eval_batch_size": 8}
     if tokenizer:
         config.data = text("pydoc_text", tokenizer=tokenizer, **sizes)
-    else:
-        config.data = text(f"synthetic_tokens:{vocab_size}", **sizes)
+    else:  # numbers, of which a BERT takes the last for its mask: nobody says which it is
+        numbers = vocab_size - 1 if found.task == "masked_lm" else vocab_size
+        config.data = text(f"synthetic_tokens:{numbers}", **sizes)
     config.optimizer.model = optimizer(
         "adamw", 5e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, clip_norm=1.0
     )

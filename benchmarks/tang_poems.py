@@ -3,7 +3,7 @@
   npm pack chinese-poetry@2.0.1
   python benchmarks/tang_poems.py chinese-poetry-2.0.1.tgz poems
 
-The package (MIT licence; the poems are of the seventh to the tenth century) holds 57,607 poems. Kept
+The package (MIT licence; its poems are of the seventh to the tenth century) holds 57,607. Kept
 are those of two, three or four couplets of five characters a half, each once; 90 % are train, 5 %
 validation and 5 % test, by a hash of the poem. Writes `train.txt`, `validation.txt`, `test.txt`.
 """

@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from aigc_jax.errors import UserError, printable
 from aigc_jax.interop import bert, gpt2
 from aigc_jax.interop.huggingface import read_object
-from aigc_jax.interop.mapping import Place
+from aigc_jax.interop.mapping import Place, check_numbers
 from aigc_jax.interop.safetensors import read as read_tensors
 from aigc_jax.models.lora import NAME, LoRA, adapted_paths
 from aigc_jax.models.transformer import BERT, GPT
@@ -105,7 +105,9 @@ def read(directory: Path, model: GPT | BERT, parameters: Any) -> Adapters:
     ours = _layers(model)
     kernels: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for name, x in read_tensors(directory / WEIGHTS).tensors.items():
+    tensors = read_tensors(directory / WEIGHTS).tensors
+    check_numbers(tensors)
+    for name, x in tensors.items():
         match = _NAME.fullmatch(name)
         layer = match["layer"].removeprefix(_known(model).PREFIX) if match else ""
         if match is None or layer not in ours:

@@ -163,6 +163,8 @@ FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
         ({"r": 4}, None, r"lora_A of h.0.attn.c_attn is \[3, 24\] and should be \[4, 24\]"),
         (None, lambda x: {FIRST: x[FIRST]}, "lora_B of h.0.attn.c_attn is missing"),
         (None, lambda x: {**x, "h.9": x[FIRST]}, "h.9 is no adapter of a layer of this model"),
+        (None, lambda x: {**x, FIRST: x[FIRST].astype(int)}, r"not: .*lora_A.weight \(int64\)"),
+        (None, lambda x: {**x, FIRST: x[FIRST] * np.nan}, "NaN or infinities: .*lora_A.weight"),
         (None, lambda x: {}, "holds no adapters"),
     ],
 )
