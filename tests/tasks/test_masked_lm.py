@@ -10,6 +10,7 @@ from runs import assert_close, make_config, trained
 
 from aigc_jax.experiment import Experiment
 from aigc_jax.models.transformer import BERT
+from aigc_jax.sample import prompt_tokens
 from aigc_jax.tasks.masked_lm import MaskedLM, hide
 from aigc_jax.tasks.task import Settings, Task, inference_state
 
@@ -96,3 +97,10 @@ def test_the_model_has_a_mask_where_the_tokenizer_has_none():
     size = experiment.data.tokenizer.vocab_size
     assert experiment.task.mask_token == size
     assert experiment.task.model.vocab_size == size + 1
+    encode = experiment.data.tokenizer.encode
+    for prompt in ("a[MASK][MASK] b", "[MASK]a", "a"):
+        tokens = prompt_tokens(experiment, prompt)
+        assert (tokens == size).sum() == prompt.count("[MASK]")
+        given = tokens[tokens < size]
+        np.testing.assert_array_equal(given, encode(prompt.replace("[MASK]", "")))
+    assert prompt_tokens(experiment, "a[MASK][MASK] b")[1:3].tolist() == [size, size]
