@@ -100,9 +100,10 @@ def test_it_is_a_task_and_makes_something_of_nothing():
         TASK.generate(inference_state(start()), jax.random.key(0), jnp.arange(2), long, Settings())
 
 
-def test_one_device_equals_eight_and_jit_equals_pmap_and_microbatches_change_nothing():
+def test_one_device_equals_a_mesh_and_jit_equals_pmap_and_microbatches_change_nothing():
     state, metrics = trained(CONFIG, devices=1)
-    for other in ({"devices": 8}, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
+    mesh = {"parallel__data": 2, "parallel__fsdp": 2, "parallel__tensor": 2}
+    for other in (mesh, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
         found, seen = trained(CONFIG, **other)
         assert_close(found.networks["model"].params, state.networks["model"].params, 1e-3, 1e-4)
         for a, b in zip(seen, metrics):
