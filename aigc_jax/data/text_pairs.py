@@ -26,7 +26,7 @@ _DRAWS = 1 << 18  # among which the held-out sums are
 _SUM_CHARACTERS = CharTokenizer("+0123456789")
 
 
-def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
+def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = False) -> Source:
     """The lines of `STEM.de` and `STEM.en`, for the pair "de-en"; one tokenizer for both sides,
     trained, if at all, on the split train.
 
@@ -38,10 +38,13 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
         pair: the endings of the files, from which to which.
         tokenizer: see `tokenizer_of`.
         longest: tokens of a side.
+        pack: whether training rows of `longest` places hold several pairs, see `packed`; a side
+            then has at most `longest` - 1 tokens.
 
     Raises:
         UserError: there are no such files, their lines do not match, or one cannot be read.
     """
+    width, longest = longest, longest - pack  # with its end a side is to fit in a row
     match = re.fullmatch(r"(\w+)-(\w+)", pair)
     if not match or match[1] == match[2]:
         raise UserError(f'data.pair="{printable(pair)}": write two endings of files, e.g. "de-en"')
@@ -87,6 +90,12 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
     }
     left_out = sum(int(arrays[f"left_out:{split}"][0]) for split in texts)
     sizes = ", ".join(f"{split} {len(of['source']):,}" for split, of in found.items())
+    if pack:
+        for split, of in found.items():
+            found[split] = {side: _widened(rows, width) for side, rows in of.items()}
+        if "train" in found:
+            found["train"] = packed(found["train"])
+            sizes += f" (those of train in {len(found['train']['source']):,} rows)"
     about = (
         f"{printable(path)}: pairs {pair}; {sizes}; {left_out:,} left out (empty, or of more than "
         f"{longest} tokens); {made.vocab_size:,} different tokens ({printable(tokenizer)})"
@@ -98,6 +107,37 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
         about,
         tokenizer=made,
     )
+
+
+def packed(pairs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Several pairs in a row: their sources one after the other, each with one place of padding
+    behind it for its end, and their targets alike. A pair goes into the first of the last 64 rows
+    begun that has room for both of its sides.
+
+    Args:
+        pairs: `source` and `target`, `[pairs, width]`, filled up at their ends, which have a place
+            of padding at least.
+    """
+    sizes = np.stack([(rows != PADDING).sum(axis=1) + 1 for rows in pairs.values()], axis=1)
+    width = next(iter(pairs.values())).shape[1]
+    rows: list[list[int]] = []
+    room = np.zeros((0, 2), int)  # of the last rows
+    for pair, size in enumerate(sizes):
+        fits = np.flatnonzero((room >= size).all(axis=1))
+        if not fits.size:
+            rows.append([])
+            room = np.concatenate([room[-63:], [[width, width]]])
+            fits = [len(room) - 1]
+        room[fits[0]] -= size
+        rows[len(rows) - len(room) + fits[0]].append(pair)
+    made = {}
+    for side, (name, of) in enumerate(pairs.items()):
+        made[name] = np.full((len(rows), width), PADDING, of.dtype)
+        for row, members in zip(made[name], rows):
+            places = np.cumsum([0, *sizes[members, side]])
+            for pair, begin in zip(members, places):
+                row[begin : begin + sizes[pair, side]] = of[pair, : sizes[pair, side]]
+    return made
 
 
 def addition(parameters: str) -> Source:
