@@ -192,6 +192,7 @@ TEXTS: Table = {
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
+    "pack": Key(False, "pairs: put several in a row of block_size; none sees another", SWITCH),
     "labels": Key(
         "",
         '"text,label", the columns of CSV and TSV files (or "2,1"); or "folders", one for a class',

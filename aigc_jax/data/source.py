@@ -216,6 +216,8 @@ def open_source(data_config: Config) -> Source:
                 raise UserError(f"data.{key}={data_config[key]}: use a number of tokens from 1 up")
         if data_config.get("on_bad", "stop") != "stop" and not data_config.get("labels"):
             raise UserError("data.on_bad of texts is for those with data.labels; leave it out")
+        if data_config.get("pack") and not data_config.get("pair"):
+            raise UserError("data.pack is for pairs of files, data.pair; leave it out")
         size = None
     else:
         size = _size(data_config)
@@ -282,7 +284,11 @@ def _found(data_config, size, wants_text) -> Source:
             if not path.is_dir():
                 raise UserError(f"{printable(name)} is no folder, and data.pair needs one")
             return text_pairs.from_files(
-                str(path), data_config.pair, data_config.tokenizer, data_config.block_size
+                str(path),
+                data_config.pair,
+                data_config.tokenizer,
+                data_config.block_size,
+                data_config.get("pack", False),
             )
         if documents == "messages":
             return messages.source(str(path), data_config.tokenizer)

@@ -31,7 +31,9 @@ MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh
 """Their activation -> ours."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
-_PREFIX, _HEAD = "bert.", "cls."
+PREFIX = "bert."
+"""Of the names in a model with a head, but for the head's."""
+_HEAD = "cls."
 _POOLER, _NEXT = "pooler.", "cls.seq_relationship."
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True}
 _OLD = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
@@ -67,9 +69,19 @@ def write(
     head for masked tokens are those of a `BertModel`."""
     head = "mlm_bias" in parameters
     tensors = to_tensors(places(model, head), parameters)
-    plain = () if head else ("",)  # what begins the names that get no prefix
-    named = {n if n.startswith((_HEAD, *plain)) else _PREFIX + n: x for n, x in tensors.items()}
+    named = {full_name(name, head): x for name, x in tensors.items()}
     return stored_config(model, came, head), named
+
+
+def full_name(name: str, head: bool) -> str:
+    """A name of `places` as it is in a model with a head for masked tokens, or without one."""
+    return PREFIX + name if head and not name.startswith(_HEAD) else name
+
+
+def architecture(model: BERT, head: bool) -> str:
+    """The class of a model with a head for masked tokens, or without one."""
+    masked, both, alone = ARCHITECTURES
+    return (both if model.next_sentence else masked) if head else alone
 
 
 def without_head(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +98,7 @@ def bare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for name, x in tensors.items():
-        name = name.removeprefix(_PREFIX)
+        name = name.removeprefix(PREFIX)
         for old, new in _OLD:
             name = name.replace(old, new)
         if name != "embeddings.position_ids":
@@ -175,12 +187,10 @@ def stored_config(model: BERT, came: Mapping[str, Any], head: bool = True) -> di
         rates: dict[str, Any] = {key: came.get(key, model.dropout) for key in DROPOUTS}
     else:
         rates = dict.fromkeys(DROPOUTS, model.dropout)
-    masked, both, alone = ARCHITECTURES
-    architecture = (both if model.next_sentence else masked) if head else alone
     name = came.get("hidden_act", "")
     return {
         "model_type": "bert",
-        "architectures": [architecture],
+        "architectures": [architecture(model, head)],
         "vocab_size": model.vocab_size,
         "max_position_embeddings": model.block_size,
         "hidden_size": model.embed_dim,
