@@ -98,7 +98,7 @@ def run(of: Sweep, config: Config, place: Path) -> tuple[Trial, dict[str, Any]]:
         }, {}
     if ran.stopped:
         return {}, ran.stopped
-    values = values_of(metric, ran.reports, len(seeds))
+    values = values_of(metric, ran)
     return {
         **rows.statistics(values),
         "seeds": dict(zip(map(str, seeds), values, strict=True)),

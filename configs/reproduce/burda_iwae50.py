@@ -19,6 +19,7 @@ ROW = Row(
     "samples",
     deviations="see configs/vae/burda.py",
     unit="nats per image",
+    besides=("nll/negative_elbo", "nll/active_units"),
 )
 
 

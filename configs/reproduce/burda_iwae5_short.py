@@ -19,6 +19,7 @@ ROW = Row(
     deviations="59,600 training digits, as in the paper; a constant learning rate of 1e-3; test "
     "digits are binarised once",
     unit="nats per image",
+    besides=("nll/negative_elbo", "nll/active_units"),
 )
 
 

@@ -19,6 +19,7 @@ ROW = Row(
     "within three standard deviations of; 8 are all",
     deviations="networks, optimizer and budget are our own, so no figure is compared with",
     unit="modes",
+    besides=("modes/high_quality", "modes/modes_kl"),
 )
 
 

@@ -20,6 +20,7 @@ ROW = Row(
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
     unit="squared distance",
+    besides=tuple(f"sets/{name}" for name in ("kid", "precision", "recall", "density", "coverage")),
 )
 
 
