@@ -261,8 +261,8 @@ VERBS = {
         verbs.reproduce,
         """--config.KEY=VALUE changes the row's config, as in `aigc train`; the result says which
 keys and values, and how much of the row's steps a --budget was. A result of more steps or seeds is
-not replaced. Seeds that were trained are kept: after --seeds=1 the same command with --seeds=3 trains
-two more, and the result is of all three.""",
+not replaced. Seeds that were trained are kept: after --seeds=1 the same command with --seeds=3
+trains two more, and the result is of all three.""",
         True,
     ),
     "sweep": Verb(
