@@ -1,6 +1,7 @@
 """flax's example VAE on MNIST, 784-500-20: minus the bound about 104 nats after 10 epochs.
 
 aigc reproduce flax_vae
+aigc reproduce flax_vae:smoke --out=/tmp/smoke    seconds, 64 digits
 aigc reproduce flax_vae:mnist5k --budget="80 steps" --out=/tmp/short    seconds, 5,000 digits
 """
 
@@ -24,8 +25,8 @@ ROW = Row(
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    check_arg(arg, "mnist5k")
-    config = config_files.load("vae/mnist_dense:mnist5k" if arg else "vae/mnist_dense")
+    check_arg(arg, "mnist5k", "smoke")
+    config = config_files.load(f"vae/mnist_dense:{arg}" if arg else "vae/mnist_dense")
     config.train.best = ""
     config.train.sample_every = "never"
     return config

@@ -1,6 +1,7 @@
 """nanoGPT's small character model on tiny Shakespeare: validation loss 1.88.
 
 aigc reproduce shakespeare_char_small
+aigc reproduce shakespeare_char_small:smoke --out=/tmp/smoke      seconds
 """
 
 from ml_collections import ConfigDict
@@ -21,11 +22,12 @@ ROW = Row(
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    check_arg(arg)
-    config = config_files.load("lm/shakespeare_char")
+    check_arg(arg, "smoke")
+    config = config_files.load("lm/shakespeare_char:smoke" if arg else "lm/shakespeare_char")
     with config.unlocked():
         config.model.mlp = "gelu"  # exact, as there
-    config.data.eval_split = "validation+test"  # the last 10 %
+    if not arg:
+        config.data.eval_split = "validation+test"  # the last 10 %
     config.train.best = ""
     config.train.sample_every = "never"
     return config
