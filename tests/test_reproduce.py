@@ -6,9 +6,9 @@ import math
 import jax
 import numpy as np
 import pytest
-from runs import ROOT, aigc
+from runs import ROOT, aigc, stop_at
 
-from aigc_jax import config_files, reproduce, rows, tasks, trials
+from aigc_jax import compare, config_files, reproduce, rows, tasks, trials
 from aigc_jax.aot.programs import train_program
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import make_evaluations, metric_names
@@ -123,33 +123,41 @@ def test_the_small_form_of_a_row_has_a_step_and_what_the_row_measures(name):
     assert {rows.row(name).metric, *rows.row(name).besides} - set(measured) <= OF_MORE_IMAGES
 
 
-def test_seeds_that_are_asked_for_later_join_those_that_are_there(tmp_path):
-    """One seed, then three: the first is not trained again, and all three are those of one call."""
+def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeypatch):
+    """One seed, with a stop in it, then three: what was trained stays, and all are those of one
+    call with three."""
+    name, budget = "flax_vae:smoke", "4 steps"
 
     def run(seeds, place):
-        config = reproduce.row_config("flax_vae:smoke", seeds=seeds, budget="4 steps")
+        config = reproduce.row_config(name, seeds=seeds, budget=budget)
         config.parallel.cpu_devices = 1
-        out = tmp_path / f"out{place}"
-        found = reproduce.reproduce(
-            "flax_vae:smoke", config, tmp_path / place, out, budget="4 steps"
-        )
-        return found, out
+        out = tmp_path / f"out_{place}"
+        return reproduce.reproduce(name, config, tmp_path / place, out, budget=budget)
 
-    first, out = run(1, "added")
-    assert (first["interval"], first["full_steps"]) == (first["interval"], 8)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert run(1, "added")["stopped"] == "SIGTERM"
+    assert not (tmp_path / "out_added").exists()
+    first = run(1, "added")
+    assert (first["steps"], first["full_steps"]) == (4, 8)
     log = (tmp_path / "added/metrics.jsonl").read_text()
-    found, _ = run(3, "added")
+    found, whole = run(3, "added"), run(3, "whole")
     assert (tmp_path / "added/metrics.jsonl").read_text() == log
     assert found["seeds"]["0"] == first["seeds"]["0"]
-    whole, _ = run(3, "whole")
     assert list(found["seeds"]) == ["0", "1", "2"]
     assert (found["together"], whole["together"]) == (False, True)
-    np.testing.assert_allclose(
-        list(found["seeds"].values()), list(whole["seeds"].values()), rtol=1e-5
-    )
+    for key, value in whole["seeds"].items():
+        assert found["seeds"][key] == pytest.approx(value, rel=1e-5)
+    assert (tmp_path / "out_added/flax_vae-smoke.png").is_file()
     with pytest.raises(UserError, match="of 4 steps and 3 seeds; one of 4 steps and 1 seeds"):
         run(1, "added")
-    assert (out / "flax_vae-smoke.png").is_file()
+
+    places = [str(tmp_path / "added"), str(tmp_path / "whole")]
+    assert [len(compare.workdirs_of(place)) for place in places] == [2, 1]
+    side_by_side = compare.compare(places, tmp_path / "both")
+    assert side_by_side["config"] == {}
+    added, together = side_by_side["metrics"].values()
+    assert added["eval/loss"] == pytest.approx(together["eval/loss"], rel=1e-5)
 
 
 def test_the_page_tells_what_was_less_than_the_row():

@@ -13,9 +13,10 @@ DECADE = 10  # values that lie further apart than this factor are drawn on a log
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """A PNG with a panel for each axis that varies, or of the one that it is drawn against. Trials that differ in that axis alone are one
-    line, with a band from the lowest seed to the highest; where that makes too many lines, each
-    trial is a point. A cross at the top is a trial that came to no finite value.
+    """A PNG with a panel for each axis that varies, or for the one that it is drawn against alone.
+    Trials that differ in that axis alone are one line, with a band from the lowest seed to the
+    highest; where that makes too many lines, each trial is a point. A cross at the top is a trial
+    that came to no finite value.
 
     Args:
         result: of a sweep, one mean of which at least is finite.
