@@ -155,11 +155,29 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
             f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
             + (f" Of the time: {result['note']}." if "note" in result else ""),
+            *gap_line(of, result),
             *besides(of, result),
             "",
             f"![curve of an evaluation](../results/{name}.png)",
         ]
     return "\n".join(lines) + "\n"
+
+
+def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
+    """The lines of the page on how far a result is from what was published, and why."""
+    if of.published is None:
+        return []
+    gap = result["mean"] - of.published
+    text = f"{gap:+.3g} from the published figure"
+    if result["budget"] != "full":
+        why = f"after {share(result)}, so the two are not of the same training"
+    elif within(of, gap):
+        why = f"within the tolerance of {of.tolerance:g}"
+    else:
+        why = "and why is not known"
+        if of.deviations:
+            why = "perhaps for the differences above: what each of them does was not measured"
+    return ["", f"Ours is {text}, {why}."]
 
 
 def besides(of: Row, result: dict[str, Any]) -> list[str]:

@@ -166,6 +166,14 @@ def test_the_page_tells_what_was_less_than_the_row():
     assert rows.state(row, part) == "differs after 12.5 % of its steps (+1)"
     assert rows.state(row._replace(published=None), part) == "measured after 12.5 % of its steps"
     assert rows.spent(part) == "5 of 40 steps, `k=v`"
+    assert rows.gap_line(row, part)[1].endswith(
+        "+1 from the published figure, after 12.5 % of its steps, so the two are not of the same "
+        "training."
+    )
+    whole = {**part, "budget": "full"}
+    assert rows.gap_line(row, whole)[1].endswith(
+        "+1 from the published figure, and why is not known."
+    )
     assert rows.spent({"budget": "full", "steps": 40, "full_steps": 40}) == "full"
 
 
