@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from aigc_jax import command_line, config_files, rows, tasks
-from aigc_jax.config import Config, as_json
+from aigc_jax.config import Config, as_json, flatten, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate
 from aigc_jax.experiment import Experiment
@@ -20,7 +20,10 @@ from aigc_jax.parallel.sharding import check_memory
 from aigc_jax.run import curves, goodput, observe
 from aigc_jax.run.console import say
 from aigc_jax.run.files import is_file, read_config, read_optional, write_json
-from aigc_jax.train import train
+from aigc_jax.train import FREE_KEYS, train
+
+ENDING = {"cosine", "linear", "wsd"}
+"""Schedules by which a learning rate depends on where the run ends."""
 
 
 def reproduce(
@@ -34,7 +37,8 @@ def reproduce(
     check: bool = False,
 ) -> dict[str, Any]:
     """Trains, evaluates and writes `OUT/ROW.json` and `OUT/ROW.png`. It goes on where it stopped,
-    and seeds that were trained in `workdir` before are joined by those that are asked for besides.
+    seeds that were trained in `workdir` before are joined by those that are asked for besides, and
+    a shorter training there is gone on with, unless its learning rate fell towards its end.
 
     A form of a row (`ROW:ARG`) is another experiment: it writes `OUT/ROW-ARG.json`, which no table
     shows, and is compared with no published figure.
@@ -143,7 +147,7 @@ def run_seeds(config: Config, workdir: Path) -> Ran:
     places = [place for _, place in found]
     numbers = [part.train.seeds for part, _ in found]
     for part, place in found:
-        summary = train(part, place)
+        summary = train(part, place, force=is_longer(part, place))
         if signal := summary["stopped"] or summary.get("came_late"):
             return Ran(places, numbers, [], {**summary, "stopped": signal})
     begin = time.perf_counter()
@@ -165,6 +169,22 @@ def parts(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
         return [(config, workdir)]
     each = range(seed, seed + seeds)
     return [(with_seeds(config, number, 1), workdir / f"seed{number}") for number in each]
+
+
+def is_longer(config: Config, workdir: Path) -> bool:
+    """Whether the run in a directory is the beginning of this one: all but its duration is the
+    same, that was shorter, and no learning rate depends on where a run ends."""
+    if not seeds_in(workdir):
+        return False
+    experiment = Experiment(config)
+    before = flatten(as_json(tasks.filled(from_json(read_config(workdir / "config.json")))))
+    after = flatten(as_json(experiment.config))
+    differing = {key for key in {**before, **after} if before.get(key) != after.get(key)}
+    if {key for key in differing if not key.startswith(FREE_KEYS)} != {"train.duration"}:
+        return False
+    schedules = {section.schedule for section in config.optimizer.values()}
+    there = experiment.in_steps(before["train.duration"], "config.train.duration")
+    return not schedules & ENDING and there < experiment.num_steps
 
 
 def seeds_in(workdir: Path) -> int:

@@ -125,10 +125,10 @@ def test_the_small_form_of_a_row_has_a_step_and_what_the_row_measures(name):
 
 def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeypatch):
     """One seed, with a stop in it, then three: what was trained stays, and all are those of one
-    call with three."""
+    call with three. A larger budget goes on, too."""
     name, budget = "flax_vae:smoke", "4 steps"
 
-    def run(seeds, place):
+    def run(seeds, place, budget=budget):
         config = reproduce.row_config(name, seeds=seeds, budget=budget)
         config.parallel.cpu_devices = 1
         out = tmp_path / f"out_{place}"
@@ -158,6 +158,11 @@ def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeyp
     assert side_by_side["config"] == {}
     added, together = side_by_side["metrics"].values()
     assert added["eval/loss"] == pytest.approx(together["eval/loss"], rel=1e-5)
+
+    log = (tmp_path / "whole/metrics.jsonl").read_text()
+    longer = run(3, "whole", budget="8 steps")
+    assert (longer["steps"], longer["full_steps"]) == (8, 8)
+    assert (tmp_path / "whole/metrics.jsonl").read_text().startswith(log)
 
 
 def test_the_page_tells_what_was_less_than_the_row():
