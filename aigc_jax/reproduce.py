@@ -98,16 +98,21 @@ def reproduce(
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{stem}.json", result)
-        # One that is measured at the end alone has no curve: then that of another is shown.
-        logged = [m for m in curves.evaluated(places) if curves.curve(places, m)]
-        shown = of.metric if of.metric in logged else next(iter(logged), None)
-        if shown:
+        if shown := curve_of(places, of.metric):
             published = of.published if shown == of.metric else None
             curves.plot({name: places}, shown, out / f"{stem}.png", published)
         say(f"{name}: {of.metric} {rows.figure(result)}, {rows.state(of, result)}")
     if check:
         rows.check(name, of, result)
     return result
+
+
+def curve_of(places: Sequence[Path], metric: str) -> str:
+    """Which metric to draw. One that is measured at the end alone has no curve: then it is another
+    of the evaluations, or a loss of the training. Empty where nothing was logged."""
+    names = dict.fromkeys((metric, *curves.evaluated(places), *curves.losses(places)))
+    points = {name: len(curves.curve(places, name)) for name in names}
+    return next((n for least in (2, 1) for n in names if points[n] >= least), "")
 
 
 def check_no_better(path: Path, steps: int, seeds: int) -> None:
