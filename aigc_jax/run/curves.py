@@ -10,7 +10,6 @@ from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError
 from aigc_jax.run.files import read_lines
 
-
 MOST_DOTS = 50  # a line of more points has none drawn
 
 
