@@ -108,19 +108,23 @@ def test_a_row_of_a_vae_learns_within_its_band(tmp_path):
 
 
 HAVE_SMOKE = [n for n in ROWS if ":smoke" in (rows.DIRECTORY / f"{n}.py").read_text()]
+NOT_HERE = {"sngan_cifar10", "wgan_gp_cifar10", "dcgan_cifar10", "vqvae_cifar10"}
+NOT_HERE |= {"gpt2_openwebtext", "lm1b", "wmt", "multi30k", "neutral_vae_celeba"}
 
 
 @pytest.mark.parametrize("name", HAVE_SMOKE)
-def test_the_small_form_of_a_row_has_a_step_and_what_the_row_measures(name):
-    """On made-up data, as abstract values: nothing is compiled."""
+def test_the_small_form_of_a_row_measures_what_the_row_does(name):
+    """On made-up data, and nothing is compiled. Of rows that are run on accelerators alone, whose
+    networks are in no other test, there is a step, too."""
     config = reproduce.row_config(f"{name}:smoke", seeds=1)
     experiment = Experiment(config)
-    program = train_program(experiment)
-    state, metrics = jax.eval_shape(program.one, *program.one_args)
-    assert jax.tree.structure(state) == jax.tree.structure(experiment.abstract_state)
-    assert jax.tree.leaves(metrics)
     measured = metric_names(make_evaluations(experiment))
     assert {rows.row(name).metric, *rows.row(name).besides} - set(measured) <= OF_MORE_IMAGES
+    if name in NOT_HERE:
+        program = train_program(experiment)
+        state, metrics = jax.eval_shape(program.one, *program.one_args)
+        assert jax.tree.structure(state) == jax.tree.structure(experiment.abstract_state)
+        assert jax.tree.leaves(metrics)
 
 
 def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeypatch):
@@ -149,7 +153,7 @@ def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeyp
     for key, value in whole["seeds"].items():
         assert found["seeds"][key] == pytest.approx(value, rel=1e-5)
     assert (tmp_path / "out_added/flax_vae-smoke.png").is_file()
-    with pytest.raises(UserError, match="of 4 steps and 3 seeds; one of 4 steps and 1 seeds"):
+    with pytest.raises(UserError, match="of 4 steps and 3 seeds; one of 4 steps and 1 would"):
         run(1, "added")
 
     places = [str(tmp_path / "added"), str(tmp_path / "whole")]
