@@ -93,14 +93,17 @@ def test_a_row_of_a_vae_learns_within_its_band(tmp_path):
     """flax's example VAE, three seeds of 80 steps on 5,000 embedded digits. The band is four
     standard deviations around what it gave when it was written: a loss that is summed over other
     axes, a rate or a binarisation that is another fall out of it."""
-    config = reproduce.row_config("flax_vae:mnist5k", budget="80 steps")
-    config.parallel.cpu_devices = 1
-    config.train.eval_every = "never"  # but in the end
-    name = "flax_vae:mnist5k"
-    found = reproduce.reproduce(name, config, tmp_path / "run", tmp_path, budget="80 steps")
-    assert (tmp_path / "flax_vae-mnist5k.json").is_file()
+    flags = ["--budget=80 steps", "--config.train.eval_every=never"]  # but in the end
+    places = [f"--workdir={tmp_path / 'run'}", f"--out={tmp_path}"]
+    command = aigc("reproduce", "flax_vae:mnist5k", *flags, *places, devices=1)
+    _, errors = command.communicate()
+    assert command.returncode == 0, errors
+    found = json.loads((tmp_path / "flax_vae-mnist5k.json").read_text())
     assert found["published"] is None  # of other data
-    assert found["command"] == 'aigc reproduce flax_vae:mnist5k --budget="80 steps"'
+    assert found["command"] == (
+        'aigc reproduce flax_vae:mnist5k --budget="80 steps" --config.train.eval_every=never'
+    )
+    assert found["changed"] == {"train.eval_every": "never"}
     assert found["steps"] == 80
     assert found["budget"] == "80 steps"
     assert found["deterministic"] is False  # the switch, which is for GPUs

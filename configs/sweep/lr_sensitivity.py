@@ -7,7 +7,7 @@ The study of Wortsman et al. 2023 ("Small-scale proxies for large-scale Transfor
 instabilities", arXiv 2309.14322): the final loss against the learning rate over three decades. As
 there: AdamW with b2 = 0.95, clipping at 1, a linear warm-up and a cosine to zero, no biases, a
 z-loss of 1e-4. Much smaller than theirs: 2 layers of 64 on the characters of tiny Shakespeare,
-blocks of 64, 500 steps of 16 (there C4, blocks of 512, 100,000 steps of 256); weight decay is 0.
+blocks of 64, 300 steps of 16 (there C4, blocks of 512, 100,000 steps of 256); weight decay is 0.
 The loss is that of 20,000 held-out characters, without the z-loss.
 """
 
@@ -19,7 +19,7 @@ from aigc_jax.trials import Sweep
 
 SWEEP = Sweep(
     about="The learning-rate sensitivity of Wortsman et al. 2023 with QK norm and z-loss and "
-    "without, GPT of 2 layers of 64, 500 steps on tiny Shakespeare's characters",
+    "without, GPT of 2 layers of 64, 300 steps on tiny Shakespeare's characters",
     metric="lowest eval/loss",
     axes={
         "model.qk_norm": [False, True],
@@ -38,11 +38,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.batch_size, config.data.block_size = 16, 64
     config.data.eval_batch_size, config.data.eval_split = 128, "validation[:20000]"
     config.optimizer.model = optimizer(
-        "adamw", 1e-2, schedule="cosine", warmup="50 steps", clip_norm=1.0, b2=0.95
+        "adamw", 1e-2, schedule="cosine", warmup="30 steps", clip_norm=1.0, b2=0.95
     )
     if arg == "pydoc":
         config.data.source = "pydoc_text"
-    config.train.duration = "500 steps"
+    config.train.duration = "300 steps"
     config.train.steps_per_call = 50
     config.train.log_every = "100 steps"
     config.train.best = ""
