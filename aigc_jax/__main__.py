@@ -60,14 +60,16 @@ ASKED = tuple(
 
 
 class Verb(NamedTuple):
-    """A verb: what it does in a line, its flags, an example, and the function; and what its help
-    says besides."""
+    """A verb: what it does in a line, its flags, an example, and the function; what its help says
+    besides; and whether `--config.KEY=VALUE` changes a config that the function finds itself: it
+    gets them as `flags.changed`."""
 
     about: str
     flags: tuple[Flag, ...]
     example: str
     run: Callable[[Any, Any, list[str]], dict[str, Any]]
     more: str = ""
+    changes: bool = False
 
 
 VERBS = {
@@ -257,6 +259,11 @@ VERBS = {
         ),
         "aigc reproduce untrained_loss",
         verbs.reproduce,
+        """--config.KEY=VALUE changes the row's config, as in `aigc train`; the result says which
+keys and values, and how much of the row's steps a --budget was. A result of more steps or seeds is
+not replaced. Seeds that were trained are kept: after --seeds=1 the same command with --seeds=3
+trains two more, and the result is of all three.""",
+        True,
     ),
     "sweep": Verb(
         "try values of hyper-parameters, from a small file; a table, a plot, the best command",
@@ -336,7 +343,9 @@ def _main(argv: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         console.result(manual.verb_help(name, verb, rest))
         return 0
+    rest, changed = command_line.split_overrides(rest) if verb.changes else (rest, {})
     flags, config, words = command_line.parse(verb.flags, rest)
+    flags["changed"] = changed
     if words and name not in ("data", "reproduce", "sweep", "compare", "report", "metrics"):
         raise UserError(f'unexpected "{words[0]}"; flags begin with --')
     result = verb.run(flags, config, words)

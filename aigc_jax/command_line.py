@@ -114,6 +114,21 @@ def parse(flags: Sequence[Flag], argv: Sequence[str]) -> tuple[Flags, ConfigDict
     return parsed, config, list(words)
 
 
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without `--config.KEY=VALUE`, and those by key: of a verb that finds its config
+    by other words."""
+    rest, found = [], {}
+    for arg in from_flag_files(argv):
+        match = _OVERRIDE.fullmatch(arg)
+        if match is None:
+            rest.append(arg)
+            continue
+        _, given, value = arg.partition("=")
+        switch = "false" if re.match("--?no", arg) else "true"
+        found[match[1]] = value if given else switch
+    return rest, found
+
+
 def check_key(config: ConfigDict, key: str) -> None:
     """The dotted key is one of the config's, and no section; or a `UserError` says what is."""
     from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
 """Runs and rows side by side: their configs' differences, their metrics, their curves."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,19 +19,20 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
     """Prints what differs between runs, and draws one curve of each.
 
     Args:
-        places: work directories, or names of rows that were run (`runs/reproduce/ROW`).
+        places: work directories, or names of rows that were run (`runs/reproduce/ROW`). One whose
+            seeds lie in several directories counts as a whole.
         out: the plot, without its ending.
         metric: to draw, e.g. `eval/loss`; by default the first that all have evaluated.
     """
-    runs = {place: workdir_of(place) for place in places}
-    configs = {place: stored_config(workdir) for place, workdir in runs.items()}
+    runs = {place: workdirs_of(place) for place in places}
+    configs = {place: shared_config(workdirs) for place, workdirs in runs.items()}
     keys = sorted(set().union(*configs.values()))
     different = {
         key: {place: config.get(key) for place, config in configs.items()}
         for key in keys
         if len({str(config.get(key)) for config in configs.values()}) > 1
     }
-    metrics = {place: last_metrics(workdir) for place, workdir in runs.items()}
+    metrics = {place: means(workdirs) for place, workdirs in runs.items()}
     shared = [
         name for name in next(iter(metrics.values())) if all(name in m for m in metrics.values())
     ]
@@ -42,7 +44,7 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
             f"--metric={printable(metric)} is not in all runs; there are {', '.join(shared)}"
         )
     path = out.with_name(f"{out.name}.png")
-    curves.plot({place: [workdir] for place, workdir in runs.items()}, metric, path)
+    curves.plot(runs, metric, path)
     for title, table in (
         ("config", different),
         ("metrics", {n: {p: m[n] for p, m in metrics.items()} for n in shared}),
@@ -52,12 +54,45 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
 
 
 def workdir_of(place: str) -> Path:
-    """The directory of a run, or of a row that was run."""
+    """The directory of a run, or of a row that was run, its seeds together."""
+    return workdirs_of(place)[0]
+
+
+def workdirs_of(place: str) -> list[Path]:
+    """The directory of a run, or those of a row whose seeds were not all trained together."""
     for path in (Path(os.path.expanduser(place)), Path("runs/reproduce", place)):
-        if is_file(path / "config.json"):
-            return path
+        if found := _runs_in(path):
+            return found
     known = f"; rows are {', '.join(rows.names())}" if "/" not in place else ""
     raise UserError(f"{printable(place)} is no run (no config.json in it){known}")
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The run in a directory, and those of further seeds below it (`reproduce.parts`)."""
+    found = [path] if is_file(path / "config.json") else []
+    inner = path.glob("seed*") if path.is_dir() else ()
+    below = [p for p in inner if p.name.removeprefix("seed").isdecimal()]
+    for place in sorted(below, key=lambda p: int(p.name.removeprefix("seed"))):
+        found += _runs_in(place)
+    return found
+
+
+def shared_config(workdirs: Sequence[Path]) -> dict[str, Any]:
+    """The config of a run whose seeds lie in these directories, flat."""
+    configs = [stored_config(workdir) for workdir in workdirs]
+    return {**configs[0], "train.seeds": sum(config["train.seeds"] for config in configs)}
+
+
+def means(workdirs: Sequence[Path]) -> dict[str, float]:
+    """The metrics that all of these directories have, over all seeds in them."""
+    values = [last_metrics(workdir) for workdir in workdirs]
+    weights = [stored_config(workdir)["train.seeds"] for workdir in workdirs]
+    shared = [name for name in values[0] if all(name in one for one in values)]
+    return {
+        name: math.fsum(w * one[name] for w, one in zip(weights, values, strict=True))
+        / sum(weights)
+        for name in shared
+    }
 
 
 def stored_config(workdir: Path) -> dict[str, Any]:

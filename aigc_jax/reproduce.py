@@ -2,27 +2,43 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shlex
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aigc_jax import config_files, rows, tasks
-from aigc_jax.config import Config, as_json
+from aigc_jax import command_line, config_files, rows, tasks
+from aigc_jax.config import Config, as_json, flatten, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
+from aigc_jax.parallel.seeds import of_all
 from aigc_jax.parallel.sharding import check_memory
 from aigc_jax.run import curves, goodput, observe
 from aigc_jax.run.console import say
-from aigc_jax.run.files import write_json
-from aigc_jax.train import train
+from aigc_jax.run.files import is_file, read_config, read_optional, write_json
+from aigc_jax.train import FREE_KEYS, train
+
+ENDING = {"cosine", "linear", "wsd"}
+"""Schedules by which a learning rate depends on where the run ends."""
 
 
 def reproduce(
-    name: str, config: Config, workdir: Path, out: Path, *, budget: str = "", check: bool = False
+    name: str,
+    config: Config,
+    workdir: Path,
+    out: Path,
+    *,
+    budget: str = "",
+    changed: Mapping[str, str] = MappingProxyType({}),
+    check: bool = False,
 ) -> dict[str, Any]:
-    """Trains, evaluates and writes `OUT/ROW.json` and `OUT/ROW.png`. It goes on where it stopped.
+    """Trains, evaluates and writes `OUT/ROW.json` and `OUT/ROW.png`. It goes on where it stopped,
+    seeds that were trained in `workdir` before are joined by those that are asked for besides, and
+    a shorter training there is gone on with, unless its learning rate fell towards its end.
 
     A form of a row (`ROW:ARG`) is another experiment: it writes `OUT/ROW-ARG.json`, which no table
     shows, and is compared with no published figure.
@@ -33,10 +49,14 @@ def reproduce(
         workdir: of the run.
         out: where the results go.
         budget: as it was asked for; empty for the row's own.
+        changed: keys of the config that are not the row's own, as they were written.
         check: the published figure must lie within the tolerance, or a `UserError`.
 
     Returns:
         The result; `stopped` is in it when a signal ended the training, and nothing is written.
+
+    Raises:
+        UserError: there is a result of more steps or seeds, which this one would replace.
     """
     row, _, form = name.partition(":")
     of, stem = rows.row(row), name.replace(":", "-")
@@ -45,10 +65,13 @@ def reproduce(
         if check:
             raise UserError(f"{name} is compared with no published figure; leave --check out")
     seeds = [config.seed + number for number in range(config.train.seeds)]
+    experiment = Experiment(config)
+    full_steps = experiment.in_steps(row_config(name).train.duration, "config.train.duration")
+    check_no_better(out / f"{stem}.json", experiment.num_steps, len(seeds))
     ran = run_seeds(config, workdir)
     if ran.stopped:
         return ran.stopped
-    values, places = values_of(of.metric, ran.reports, len(seeds)), ran.places
+    values, places = values_of(of.metric, ran), ran.places
     environment = observe.environment(config.seed)
     result = {
         "row": name,
@@ -59,10 +82,13 @@ def reproduce(
         "together": len(places) == 1,
         "budget": budget or "full",
         "steps": ran.reports[0]["step"],
+        "full_steps": full_steps,
+        "changed": dict(changed),
         "protocol": ran.reports[0]["protocol"][of.metric.split("/")[0]],
+        "metrics": {found: rows.statistics(each) for found, each in all_values(ran).items()},
         "config_hash": config_hash(config),
-        "command": command(name, len(seeds), of.seeds, budget),
-        "wall_seconds": wall_seconds(places),
+        "command": command(name, len(seeds), of.seeds, budget, changed),
+        "wall_seconds": wall_seconds(places) + round(ran.seconds),
         "device": f"{len(environment['devices'])} x {environment['devices'][0]}",
         **{
             key: environment[key]
@@ -72,10 +98,7 @@ def reproduce(
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / f"{stem}.json", result)
-        # One that is measured at the end alone has no curve: then that of another is shown.
-        logged = [m for m in curves.evaluated(places) if curves.curve(places, m)]
-        shown = of.metric if of.metric in logged else next(iter(logged), None)
-        if shown:
+        if shown := curve_of(places, of.metric):
             published = of.published if shown == of.metric else None
             curves.plot({name: places}, shown, out / f"{stem}.png", published)
         say(f"{name}: {of.metric} {rows.figure(result)}, {rows.state(of, result)}")
@@ -84,33 +107,95 @@ def reproduce(
     return result
 
 
+def curve_of(places: Sequence[Path], metric: str) -> str:
+    """Which metric to draw. One that is measured at the end alone has no curve: then it is another
+    of the evaluations, or a loss of the training. Empty where nothing was logged."""
+    names = dict.fromkeys((metric, *curves.evaluated(places), *curves.losses(places)))
+    points = {name: len(curves.curve(places, name)) for name in names}
+    return next((n for least in (2, 1) for n in names if points[n] >= least), "")
+
+
+def check_no_better(path: Path, steps: int, seeds: int) -> None:
+    """A result that is there is of no more steps and seeds than the one that would replace it, or
+    a `UserError`, before the training."""
+    found = read_optional(path)
+    there = found.get("steps", 0), len(found.get("seeds", []))
+    if there[0] > steps or there[1] > seeds:
+        raise UserError(
+            f"{path} is there, of {there[0]:,} steps and {there[1]} seeds; one of {steps:,} steps "
+            f"and {seeds} would replace it: give another --out"
+        )
+
+
 class Ran(NamedTuple):
     """All seeds of a config, trained and evaluated.
 
     Attributes:
-        places: the work directories: one of all seeds together, or one of each.
+        places: the work directories: one of all seeds together, or several of some each.
+        numbers: of seeds in each place.
         reports: of the evaluation, as many as there are places.
         stopped: the summary of the training in which a signal came; then there are no reports.
+        seconds: what the evaluation took.
     """
 
     places: list[Path]
+    numbers: list[int]
     reports: list[dict[str, Any]]
     stopped: dict[str, Any]
+    seconds: float = 0.0
 
 
 def run_seeds(config: Config, workdir: Path) -> Ran:
     """Trains the seeds of a config, together if memory allows, and evaluates them. What was trained
     before goes on, or stays."""
-    seeds = [config.seed + number for number in range(config.train.seeds)]
-    together = len(seeds) == 1 or fits(config)
-    parts = [config] if together else [one_seed(config, seed) for seed in seeds]
-    places = [workdir] if together else [workdir / f"seed{seed}" for seed in seeds]
-    for part, place in zip(parts, places, strict=True):
-        summary = train(part, place)
+    found = parts(config, workdir)
+    places = [place for _, place in found]
+    numbers = [part.train.seeds for part, _ in found]
+    for part, place in found:
+        summary = train(part, place, force=is_longer(part, place))
         if signal := summary["stopped"] or summary.get("came_late"):
-            return Ran(places, [], {**summary, "stopped": signal})
-    reports = [evaluate(part, place) for part, place in zip(parts, places, strict=True)]
-    return Ran(places, reports, {})
+            return Ran(places, numbers, [], {**summary, "stopped": signal})
+    begin = time.perf_counter()
+    reports = [evaluate(part, place) for part, place in found]
+    return Ran(places, numbers, reports, {}, time.perf_counter() - begin)
+
+
+def parts(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
+    """Which seeds are trained where: together in `workdir`, or, where memory does not allow that,
+    each in its `seedN`. Those of an earlier call with fewer seeds stay in `workdir`, and the others
+    are trained in the directory in it that has the name of the first of them."""
+    seed, seeds = config.seed, config.train.seeds
+    there = seeds_in(workdir)
+    if 0 < there < seeds:
+        more = with_seeds(config, seed + there, seeds - there)
+        first = with_seeds(config, seed, there)
+        return [(first, workdir), *parts(more, workdir / f"seed{more.seed}")]
+    if seeds == 1 or there == seeds or fits(config):
+        return [(config, workdir)]
+    each = range(seed, seed + seeds)
+    return [(with_seeds(config, number, 1), workdir / f"seed{number}") for number in each]
+
+
+def is_longer(config: Config, workdir: Path) -> bool:
+    """Whether the run in a directory is the beginning of this one: all but its duration is the
+    same, that was shorter, and no learning rate depends on where a run ends."""
+    if not seeds_in(workdir):
+        return False
+    experiment = Experiment(config)
+    before = flatten(as_json(tasks.filled(from_json(read_config(workdir / "config.json")))))
+    after = flatten(as_json(experiment.config))
+    differing = {key for key in {**before, **after} if before.get(key) != after.get(key)}
+    if {key for key in differing if not key.startswith(FREE_KEYS)} != {"train.duration"}:
+        return False
+    schedules = {section.schedule for section in config.optimizer.values()}
+    there = experiment.in_steps(before["train.duration"], "config.train.duration")
+    return not schedules & ENDING and there < experiment.num_steps
+
+
+def seeds_in(workdir: Path) -> int:
+    """The number of seeds of the run in a directory; 0 where there is none."""
+    path = workdir / "config.json"
+    return read_config(path).get("train", {}).get("seeds", 1) if is_file(path) else 0
 
 
 def wall_seconds(places: Sequence[Path]) -> int:
@@ -118,26 +203,35 @@ def wall_seconds(places: Sequence[Path]) -> int:
     return round(sum((goodput.report(p) or {}).get("seconds", 0.0) for p in places))
 
 
-def row_config(name: str, seeds: int = 0, budget: str = "") -> Config:
+def row_config(
+    name: str, seeds: int = 0, budget: str = "", overrides: Sequence[str] = ()
+) -> Config:
     """The config of a row.
 
     Args:
         name: of the row, or `NAME:ARG` as for every config.
         seeds: 0 for as many as the row says.
         budget: a duration to train for; empty for the row's own.
+        overrides: `--config.KEY=VALUE`, as on the command line.
     """
     of = rows.row(name.partition(":")[0])
-    config = config_files.load(str(rows.DIRECTORY / name.replace(":", ".py:", 1)))
+    path = str(rows.DIRECTORY / name.replace(":", ".py:", 1))
+    config = config_files.load(path)
+    if overrides:
+        flags = [command_line.Flag("config", str, "", "")]
+        _, found, _ = command_line.parse(flags, [f"--config={path}", *overrides])
+        assert found is not None
+        config = found
     config.train.seeds = seeds or of.seeds
     if budget:
         config.train.duration = budget
     return config
 
 
-def one_seed(config: Config, seed: int) -> Config:
-    """The config of one of the runs, alone."""
+def with_seeds(config: Config, first: int, number: int) -> Config:
+    """The config of some of the runs."""
     config = config.copy_and_resolve_references()
-    config.seed, config.train.seeds = seed, 1
+    config.seed, config.train.seeds = first, number
     return config
 
 
@@ -151,15 +245,25 @@ def fits(config: Config) -> bool:
     return True
 
 
-def values_of(metric: str, reports: list[dict[str, Any]], seeds: int) -> list[float]:
-    """A metric of each seed, from the report of all or the reports of each."""
-    name = metric.removeprefix("eval/")
-    if len(reports) == seeds:
-        found = [report["metrics"].get(name) for report in reports]
-    else:
-        found = [reports[0]["metrics"].get(f"{name}/seed{i}") for i in range(seeds)]
-    if None in found:
-        raise UserError(f"{metric} was not measured; there are {', '.join(reports[0]['metrics'])}")
+def values_of(metric: str, ran: Ran) -> list[float]:
+    """A metric of each seed."""
+    found = all_values(ran)
+    if metric not in found:
+        raise UserError(f"{metric} was not measured; there are {', '.join(found)}")
+    return found[metric]
+
+
+def all_values(ran: Ran) -> dict[str, list[float]]:
+    """`EVALUATION/METRIC` -> its value of each seed, of all that were measured."""
+    reports = [report["metrics"] for report in ran.reports]
+    found: dict[str, list[float]] = {}
+    for name in of_all(reports[0]):
+        full = name if "/" in name else f"eval/{name}"
+        found[full] = [
+            report[f"{name}/seed{i}" if number > 1 else name]
+            for report, number in zip(reports, ran.numbers, strict=True)
+            for i in range(number)
+        ]
     return found
 
 
@@ -169,10 +273,18 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def command(name: str, seeds: int, usual: int, budget: str) -> str:
+def command(
+    name: str,
+    seeds: int,
+    usual: int,
+    budget: str,
+    changed: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The command that renews a result."""
     more = f" --seeds={seeds}" if seeds != usual else ""
-    return f"aigc reproduce {name}{more}" + (f' --budget="{budget}"' if budget else "")
+    more += f' --budget="{budget}"' if budget else ""
+    keys = (f"--config.{key}={value}" for key, value in changed.items())
+    return f"aigc reproduce {name}{more}" + "".join(f" {shlex.quote(key)}" for key in keys)
 
 
 def listing(out: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ class Row(NamedTuple):
         deviations: how this config differs from the original; empty where nothing is known to.
         unit: of the metric.
         seeds: by default.
+        besides: other metrics of the run that the page shows.
     """
 
     about: str
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     deviations: str = ""
     unit: str = "nats"
     seeds: int = 3
+    besides: Sequence[str] = ()
 
 
 def names() -> list[str]:
@@ -79,12 +81,25 @@ def state(of: Row, result: dict[str, Any] | None) -> str:
     """Whether a result is what was published, in a few words."""
     if result is None:
         return "not run"
+    short = "" if result["budget"] == "full" else f" after {share(result)}"
     if of.published is None:
-        return "measured"
+        return f"measured{short}"
     gap = result["mean"] - of.published
-    word = "reproduced" if within(of, gap) else "differs"
-    short = "" if result["budget"] == "full" else f" after {result['budget']}"
-    return f"{word}{short} ({gap:+.3g})"
+    return f"{'reproduced' if within(of, gap) else 'differs'}{short} ({gap:+.3g})"
+
+
+def share(result: dict[str, Any]) -> str:
+    """How much of a row's own steps a result is of."""
+    full = result.get("full_steps")
+    return f"{100 * result['steps'] / full:.3g} % of its steps" if full else result["budget"]
+
+
+def spent(result: dict[str, Any]) -> str:
+    """The budget of a result, and which keys were not the row's own."""
+    text = result["budget"]
+    if text != "full" and "full_steps" in result:
+        text = f"{result['steps']:,} of {result['full_steps']:,} steps"
+    return ", ".join([text, *(f"`{k}={v}`" for k, v in result.get("changed", {}).items())])
 
 
 def within(of: Row, gap: float) -> bool:
@@ -97,7 +112,8 @@ def figure(result: dict[str, Any] | None) -> str:
     if result is None:
         return ""
     interval = result.get("interval")
-    return f"{result['mean']:.4g}" + (f" ± {interval:.2g}" if interval is not None else "")
+    known = interval is not None and not math.isnan(interval)
+    return f"{result['mean']:.4g}" + (f" ± {interval:.2g}" if known else "")
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -107,7 +123,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "",
         "Published figures and ours. Each row is renewed by `aigc reproduce ROW`; this page is",
         "made of the files in `results/` by `make results`. The interval is the 95 % interval of",
-        "the mean over the seeds (Student's t).",
+        "the mean over the seeds (Student's t). A budget that is not full says how many of the",
+        "row's own steps were taken, and which of its keys were changed.",
         "",
         "| row | what | metric | published | ours | seeds | budget | time | state |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -119,7 +136,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         device = f"{ran['wall_seconds'] / 60:.0f} min, {ran['device']}" if ran else ""
         cells = [
             f"`{name}`", of.about, f"{of.metric}, {of.unit}", published, figure(result),
-            str(len(ran.get("seeds", []))) if ran else "", ran.get("budget", ""), device,
+            str(len(ran["seeds"])) if ran else "", spent(ran) if ran else "", device,
             state(of, result),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -138,10 +155,36 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
             f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
             + (f" Of the time: {result['note']}." if "note" in result else ""),
+            *gap_line(of, result),
+            *besides(of, result),
             "",
             f"![curve of an evaluation](../results/{name}.png)",
         ]
     return "\n".join(lines) + "\n"
+
+
+def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
+    """The lines of the page on how far a result is from what was published, and why."""
+    if of.published is None:
+        return []
+    gap = result["mean"] - of.published
+    text = f"{gap:+.3g} from the published figure"
+    if result["budget"] != "full":
+        why = f"after {share(result)}, so the two are not of the same training"
+    elif within(of, gap):
+        why = f"within the tolerance of {of.tolerance:g}"
+    else:
+        why = "and why is not known"
+        if of.deviations:
+            why = "perhaps for the differences above: what each of them does was not measured"
+    return ["", f"Ours is {text}, {why}."]
+
+
+def besides(of: Row, result: dict[str, Any]) -> list[str]:
+    """The lines of the page on other metrics of a result."""
+    measured = result.get("metrics", {})
+    found = [f"{name} {figure(measured[name])}" for name in of.besides if name in measured]
+    return ["", f"Besides: {', '.join(found)}."] if found else []
 
 
 def check(name: str, of: Row, result: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def run(of: Sweep, config: Config, place: Path) -> tuple[Trial, dict[str, Any]]:
         }, {}
     if ran.stopped:
         return {}, ran.stopped
-    values = values_of(metric, ran.reports, len(seeds))
+    values = values_of(metric, ran)
     return {
         **rows.statistics(values),
         "seeds": dict(zip(map(str, seeds), values, strict=True)),
@@ -121,6 +121,7 @@ def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str,
         "best_is": "highest" if highest else "lowest",
         "method": of.method,
         "axes": {k: v._asdict() if isinstance(v, Span) else list(v) for k, v in of.axes.items()},
+        "against": of.against,
         "size": trials.size(of),
         "fixed": more,
         "best": trials.best(of, done),

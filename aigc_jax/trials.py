@@ -48,6 +48,7 @@ class Sweep(NamedTuple):
         trials: how many; 0 for all of a grid.
         seeds: runs of each trial.
         about: what it is for, in a line.
+        against: the axis that the plot is drawn against; "" for a panel of each.
     """
 
     metric: str
@@ -56,6 +57,7 @@ class Sweep(NamedTuple):
     trials: int = 0
     seeds: int = 1
     about: str = ""
+    against: str = ""
 
 
 def read(path: str) -> tuple[Sweep, Path]:
@@ -88,6 +90,8 @@ def check(sweep: Sweep) -> None:
             raise UserError(f"axis {printable(key)}: give a list of values or a Span(low, high)")
         if key == "train.seeds":
             raise UserError("axis train.seeds: a sweep has seeds of its own, Sweep(seeds=3)")
+    if sweep.against:
+        lookup(dict(sweep.axes), sweep.against, "axis")
     for name, least in (("trials", 0), ("seeds", 1)):
         allowed = ranges.Range(least, MOST, "[]", whole=True)
         ranges.check(getattr(sweep, name), allowed, f"{name} of a sweep")

@@ -205,7 +205,7 @@ def reproduce(flags, _, words) -> dict[str, Any]:
     out = expand("out", flags.out)
     shown = [name for name in ("table", "list") if flags[name]]
     given = [name for name in ("seeds", "budget", "check", "workdir") if flags[name]]
-    if shown and (words or given or len(shown) > 1):
+    if shown and (words or given or flags.changed or len(shown) > 1):
         raise UserError(f"--{shown[0]} is of all rows, and trains none; give it alone")
     if flags.table:
         path = check_writable("table", flags.table, expand("table", flags.table))
@@ -229,12 +229,21 @@ def reproduce(flags, _, words) -> dict[str, Any]:
     from aigc_jax.reproduce import reproduce, row_config
 
     name, stem = words[0], words[0].replace(":", "-")
-    config = row_config(words[0], flags.seeds, flags.budget)
+    overrides = [f"--config.{key}={value}" for key, value in flags.changed.items()]
+    config = row_config(name, flags.seeds, flags.budget, overrides)
     config.train.deterministic |= flags.deterministic
     workdir = expand("workdir", flags.workdir or f"runs/reproduce/{stem}")
     check_writable("out", flags.out, out / f"{stem}.json")  # hours are not lost
     with joined(flags, config):
-        return reproduce(name, config, workdir, out, budget=flags.budget, check=flags.check)
+        return reproduce(
+            name,
+            config,
+            workdir,
+            out,
+            budget=flags.budget,
+            changed=flags.changed,
+            check=flags.check,
+        )
 
 
 def sweep(flags, _, words) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from runs import ROOT
 
 from aigc_jax import command_line, tasks
 from aigc_jax.__main__ import VERBS
+from aigc_jax.reproduce import row_config
 
 PAGES = [
     path
@@ -54,9 +55,13 @@ def test_every_command_is_understood(page, monkeypatch):
     for command in commands(page):
         words = filled_in(shlex.split(" ".join(command.split()), comments=True))
         assert words[1] in VERBS, command
-        _, config, rest = command_line.parse(VERBS[words[1]].flags, words[2:])
+        verb, words = VERBS[words[1]], words[1:]
+        argv, changed = command_line.split_overrides(words[1:]) if verb.changes else (words[1:], {})
+        _, config, rest = command_line.parse(verb.flags, argv)
+        if changed:
+            row_config(rest[0], overrides=[f"--config.{k}={v}" for k, v in changed.items()])
         takes_words = ("data", "reproduce", "sweep", "compare", "report", "metrics")
-        assert not rest or words[1] in takes_words, command
+        assert not rest or words[0] in takes_words, command
         if config is not None:
             tasks.complete(config)
 

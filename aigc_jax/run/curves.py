@@ -10,6 +10,8 @@ from aigc_jax.atomic import replacing
 from aigc_jax.errors import UserError
 from aigc_jax.run.files import read_lines
 
+MOST_DOTS = 50  # a line of more points has none drawn
+
 
 def curve(workdirs: Sequence[Path], metric: str) -> dict[int, Float[np.ndarray, "seeds"]]:
     """The values of a metric by step: of all seeds of a run, or of several runs of one seed each.
@@ -40,6 +42,13 @@ def evaluated(workdirs: Sequence[Path]) -> list[str]:
     return [name for name in found if "/" in name and "/seed" not in name]
 
 
+def losses(workdirs: Sequence[Path]) -> list[str]:
+    """The losses that a run's training has logged, those of all seeds."""
+    lines = (line for path in workdirs for line in read_lines(path / "metrics.jsonl"))
+    found = dict.fromkeys(n for line in lines if line.get("phase") == "train" for n in line)
+    return [name for name in found if name.endswith("loss") and "/" not in name]
+
+
 def plot(
     runs: Mapping[str, Sequence[Path]], metric: str, path: Path, published: float | None = None
 ) -> None:
@@ -62,7 +71,8 @@ def plot(
         if not values:
             continue
         steps = list(values)
-        (line,) = axes.plot(steps, [v.mean() for v in values.values()], "o-", ms=3, label=label)
+        form = "o-" if len(steps) <= MOST_DOTS else "-"
+        (line,) = axes.plot(steps, [v.mean() for v in values.values()], form, ms=3, label=label)
         low, high = [v.min() for v in values.values()], [v.max() for v in values.values()]
         axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.25, lw=0)
     if published is not None:

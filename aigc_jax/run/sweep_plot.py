@@ -9,12 +9,14 @@ import numpy as np
 from aigc_jax.atomic import replacing
 
 MOST_LINES = 8  # more are points
+DECADE = 10  # values that lie further apart than this factor are drawn on a logarithmic scale
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """A PNG with a panel for each axis that varies. Trials that differ in that axis alone are one
-    line, with a band from the lowest seed to the highest; where that makes too many lines, each
-    trial is a point. A cross at the top is a trial that came to no finite value.
+    """A PNG with a panel for each axis that varies, or for the one that it is drawn against alone.
+    Trials that differ in that axis alone are one line, with a band from the lowest seed to the
+    highest; where that makes too many lines, each trial is a point. A cross at the top is a trial
+    that came to no finite value.
 
     Args:
         result: of a sweep, one mean of which at least is finite.
@@ -28,15 +30,19 @@ def plot(result: dict[str, Any], path: Path) -> None:
     names = short(list(result["axes"]))
     several = {k: _unique([t["values"][k] for t in result["trials"]]) for k in names}
     varied = [key for key, values in several.items() if len(values) > 1] or list(names)[:1]
-    wide = (4.8 * len(varied) + 1.6, 4)
+    drawn = [result["against"]] if result.get("against") else varied
+    wide = (4.8 * len(drawn) + 1.6, 4)
     figure, panels = pyplot.subplots(
-        1, len(varied), figsize=wide, layout="constrained", sharey=True, squeeze=False
+        1, len(drawn), figsize=wide, layout="constrained", sharey=True, squeeze=False
     )
-    for key, axes in zip(varied, panels[0], strict=True):
+    for key, axes in zip(drawn, panels[0], strict=True):
         _panel(axes, key, varied, result["trials"], several[key], names)
         axes.set(xlabel=names[key])
         axes.grid(alpha=0.3)
     panels[0][0].set(ylabel=result["metric"])
+    seen = [x for t in result["trials"] for x in t["seeds"].values()]
+    if min(seen) > 0 and max(seen) >= DECADE * min(seen):
+        panels[0][0].set_yscale("log")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120, format="png")
     pyplot.close(figure)

@@ -1,6 +1,7 @@
 """GPT-2 124M on FineWeb: 3.28 nats per token after 10 B tokens (llm.c).
 
 aigc reproduce gpt2_fineweb             with the text in fineweb/, GPT-2's files in gpt2_bpe/
+aigc reproduce gpt2_fineweb:smoke --out=/tmp/smoke      seconds, on made-up tokens
 aigc compile --config=lm/gpt2 --topology=v5e:4x4      the same program, on made-up tokens
 
 `fineweb/` is a folder of text files, `gpt2_bpe/` holds encoder.json and vocab.bpe;
@@ -26,10 +27,13 @@ ROW = Row(
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    check_arg(arg)
-    config = config_files.load("lm/gpt2")
+    check_arg(arg, "smoke")
+    config = config_files.load("lm/gpt2:smoke" if arg else "lm/gpt2")
+    config.train.best = ""
+    if arg:
+        config.train.eval_every = "4 steps"
+        return config
     config.data.source = "fineweb"
     config.data.tokenizer = "gpt2_bpe"
     config.data.documents = "files"
-    config.train.best = ""
     return config

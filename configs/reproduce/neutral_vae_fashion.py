@@ -1,6 +1,7 @@
 """The VAE of Lucic et al., neutral architecture, on Fashion-MNIST, 20 epochs, by digit features.
 
 aigc reproduce neutral_vae_fashion
+aigc reproduce neutral_vae_fashion:smoke --out=/tmp/smoke      seconds, made-up images
 """
 
 from ml_collections import ConfigDict
@@ -20,11 +21,12 @@ ROW = Row(
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
     unit="squared distance",
+    besides=tuple(f"sets/{name}" for name in ("kid", "precision", "recall", "density", "coverage")),
 )
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    check_arg(arg)
+    check_arg(arg, "smoke")
     config = config_files.load("vae/neutral:fashion")
     with config.unlocked():
         config.evals.sets = evaluation(
@@ -36,4 +38,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.steps_per_call = 10  # what several seeds need on a CPU, see parallel/seeds.py
     config.train.best = ""
     config.train.sample_every = "never"
+    if arg:
+        config.data.source = "synthetic_images:28x28x1:2048"
+        config.data.split, config.data.eval_split = "train[:64]", "test[:200]"
+        config.data.batch_size, config.data.eval_batch_size = 16, 40
+        config.evals.sets.num_samples = 200  # more than the 192 features
+        config.train.duration = config.train.eval_every = "4 steps"
+        config.train.steps_per_call = 1
+        config.train.log_every = "1 step"
     return config

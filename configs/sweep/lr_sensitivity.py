@@ -7,7 +7,7 @@ The study of Wortsman et al. 2023 ("Small-scale proxies for large-scale Transfor
 instabilities", arXiv 2309.14322): the final loss against the learning rate over three decades. As
 there: AdamW with b2 = 0.95, clipping at 1, a linear warm-up and a cosine to zero, no biases, a
 z-loss of 1e-4. Much smaller than theirs: 2 layers of 64 on the characters of tiny Shakespeare,
-blocks of 32, 300 steps of 16 (there C4, blocks of 512, 100,000 steps of 256); weight decay is 0.
+blocks of 64, 300 steps of 16 (there C4, blocks of 512, 100,000 steps of 256); weight decay is 0.
 The loss is that of 20,000 held-out characters, without the z-loss.
 """
 
@@ -27,6 +27,7 @@ SWEEP = Sweep(
         "optimizer.model.learning_rate": [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1],
     },
     seeds=3,
+    against="optimizer.model.learning_rate",
 )
 
 
@@ -34,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     check_arg(arg, "pydoc")
     config = config_files.load("lm/shakespeare_char")
     config.model.num_layers, config.model.num_heads, config.model.embed_dim = 2, 2, 64
-    config.data.batch_size, config.data.block_size = 16, 32
+    config.data.batch_size, config.data.block_size = 16, 64
     config.data.eval_batch_size, config.data.eval_split = 128, "validation[:20000]"
     config.optimizer.model = optimizer(
         "adamw", 1e-2, schedule="cosine", warmup="30 steps", clip_norm=1.0, b2=0.95

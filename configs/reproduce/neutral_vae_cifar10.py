@@ -1,0 +1,49 @@
+"""The VAE of Lucic et al., neutral architecture, on CIFAR-10, 100 epochs.
+
+aigc reproduce neutral_vae_cifar10     with Inception's weights in AIGC_INCEPTION_WEIGHTS
+aigc reproduce neutral_vae_cifar10:smoke --out=/tmp/smoke      seconds, on made-up images
+"""
+
+from ml_collections import ConfigDict
+
+from aigc_jax import config_files
+from aigc_jax.config import check_arg, evaluation
+from aigc_jax.rows import Row
+
+ROW = Row(
+    about="VAE, neutral architecture, on CIFAR-10, 100 epochs",
+    metric="sets/frechet",
+    published=106.0,
+    tolerance=5.0,
+    source="Lucic et al. 2018, in Dai and Wipf 2019, table 1",
+    protocol="FID of 10,000 samples to the 10,000 test images, Inception 2015-12-05",
+    deviations="learning rate and momentum of batch norm are our choice",
+    unit="squared distance",
+    besides=tuple(f"sets/{name}" for name in ("kid", "precision", "recall", "density", "coverage")),
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    check_arg(arg, "smoke")
+    config = config_files.load("vae/neutral")
+    config.data.source = "cifar10"
+    config.train.duration = "100 epochs"
+    config.train.best = ""
+    config.train.sample_every = "never"
+    with config.unlocked():
+        config.evals.sets = evaluation(
+            "distribution",
+            features="inception",
+            metrics="frechet, kid, prdc",
+            num_samples=10_000,
+            every="never",
+        )
+    if arg == "smoke":
+        config.data.source = "synthetic_images:32x32x3:2048"
+        config.data.split, config.data.eval_split = "train[:64]", "test[:200]"
+        config.data.batch_size, config.data.eval_batch_size = 16, 40
+        config.evals.sets.features, config.evals.sets.metrics = "digits", "frechet"
+        config.evals.sets.num_samples = 200  # more than the 192 features
+        config.train.duration = config.train.eval_every = "4 steps"
+        config.train.log_every = "1 step"
+    return config
