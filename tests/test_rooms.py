@@ -25,10 +25,11 @@ FLOORS = (
     ("sample", "texts", "evaluations", "evaluate", "bench", "compare_sets", "convert"),
     ("train",),
     ("config_files", "rows", "trials"),
+    ("command_line",),
     ("reproduce", "compare"),
     ("report",),
     ("api",),
-    ("__init__", "command_line", "manual", "check", "export", "sweep"),
+    ("__init__", "manual", "check", "export", "sweep"),
     ("running", "verbs", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -179,15 +179,17 @@ class VAE:
         of q(z|x), each to the right of its original in one image of twice the width. A traversal is
         of the codes of `inputs["image"]`, see `generate.latent.traversal`.
 
-        With labels, `inputs["label"]`, or else ten images of each class in turn.
+        With labels, `inputs["label"]`, or else ten images of each class in turn; they come with
+        the images.
         """
         variables, z1 = state.networks["model"].variables(), None
         if self.num_classes and "label" not in inputs:
             inputs = {**inputs, "label": ids // ROW % self.num_classes}
         condition = self._condition(inputs)
+        told = {"label": inputs["label"]} if self.num_classes else {}
         if settings.kind == "reconstructions":
             made = self.reconstruct(state, inputs, self.encode(state, inputs))
-            return {"image": jnp.concatenate([inputs["image"], made], axis=2)}
+            return {"image": jnp.concatenate([inputs["image"], made], axis=2), **told}
         noise = rng.per_example(key, ids, lambda k: jax.random.normal(k, (self.noise_dim,)))
         top = self.second_latent_dim or self.latent_dim
         if "z" in inputs:
@@ -204,7 +206,8 @@ class VAE:
         if self.second_latent_dim:
             (mean, log_std), _ = self._apply(variables, "second_decoder", z, condition)
             z = mean if z1 is None else mean + jnp.exp(log_std) * z1
-        return {"image": self.pixels.mean(self._apply(variables, "decoder", z, condition)[0])}
+        image = self.pixels.mean(self._apply(variables, "decoder", z, condition)[0])
+        return {"image": image, **told}
 
     def examples_of(self, kind: str, ids: Any) -> Any:
         """Which held-out example each sample is made from: a traversal is a page of one image, or

@@ -121,7 +121,9 @@ def test_a_conditional_model_is_told_the_label_and_draws_a_row_of_each(batch):
     state = inference_state(jax.jit(task.init)(jax.random.key(0), labelled))
     key = jax.random.key(1)
     make = jax.jit(task.generate, static_argnums=4)
-    rows = make(state, key, jnp.arange(30), {}, Settings())["image"]
+    made = make(state, key, jnp.arange(30), {}, Settings())
+    rows = made["image"]
+    assert made["label"].tolist() == [0] * 10 + [1] * 10 + [2] * 10
     for label in range(3):
         ids = jnp.arange(10 * label, 10 * label + 10)
         asked = make(state, key, ids, {"label": jnp.full(10, label)}, Settings())["image"]
