@@ -229,18 +229,21 @@ class Seq2Seq:
         """The unit of the loss, and what exact match counts."""
         return {"unit": "nats per token of the target, its end included", "decoding": "greedy"}
 
-    def _ended(self, sequences: Int[Array, "batch length"]) -> Int[Array, "batch length_and_1"]:
+    def _ended(
+        self, sequences: Int[Array, "batch length"], packed: bool = False
+    ) -> Int[Array, "batch length_and_1"]:
         """The sequences, each with the end token after its last."""
         longer = jnp.pad(sequences, ((0, 0), (0, 1)), constant_values=-1)
-        if self.packed:
-            return jnp.where((_numbers(sequences) > 0) & (longer < 0), self.end_token, longer)
         count = (sequences >= 0).sum(axis=1, keepdims=True)
-        return jnp.where(jnp.arange(longer.shape[1]) == count, self.end_token, longer)
+        ends = jnp.arange(longer.shape[1]) == count
+        if packed:
+            ends = (_numbers(sequences) > 0) & (longer < 0)
+        return jnp.where(ends, self.end_token, longer)
 
     def _shifted(self, batch):
         """The sources, what the decoder reads, what it is to predict, the weights of these, and the
         segments of both sides where rows are packed."""
-        targets = self._ended(batch["target"])
+        targets = self._ended(batch["target"], self.packed)
         weights: Float[Array, "batch length"] = (targets >= 0).astype(jnp.float32)
         targets = jnp.maximum(targets, 0)
         begin = jnp.full_like(targets[:, :1], self.begin_token)
@@ -249,7 +252,8 @@ class Seq2Seq:
             segments = (_numbers(batch["source"]), _numbers(batch["target"]))
             first = jnp.diff(segments[1], axis=1, prepend=0) > 0
             tokens = jnp.where(first, self.begin_token, tokens)
-        return self._ended(batch["source"]), tokens, targets, weights, segments
+        source = self._ended(batch["source"], self.packed)
+        return source, tokens, targets, weights, segments
 
     def _scored(self, state, batch):
         """Of every token of the targets its loss, whether it is the likeliest, and its weight."""

@@ -93,9 +93,8 @@ def test_exact_match_is_what_greedy_decoding_gets_right():
 
 def test_packed_pairs_have_the_loss_and_the_gradients_of_separate_ones():
     width = 3 * (LENGTH + 1)
-    task = dataclasses.replace(
-        TASK, model=MODEL.clone(source_length=width + 1, block_size=width + 1, num_layers=2)
-    )
+    longer = MODEL.clone(source_length=width + 1, block_size=width + 1)
+    task = dataclasses.replace(TASK, model=longer)
     pairs = [([1, 2, 3], [4]), ([5], [6, 7, 8, 2]), ([3, 3], [1, 1])]
     pairs += [([2, 4, 6, 8], [5, 5, 5]), ([7, 1], [2])]
 
