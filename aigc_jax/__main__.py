@@ -191,7 +191,7 @@ VERBS = {
     "metrics": Verb(
         "distances of two sets of images, folders or .npz files, without any run",
         (
-            Flag("features", str, "inception", "or efficientnet, digits, pixels"),
+            Flag("features", str, "inception", "or efficientnet, digits, fashion, pixels"),
             Flag(
                 "metrics",
                 str,

@@ -90,9 +90,12 @@ class Run:
         Raises:
             UserError: an argument is out of its range, or is not for this run.
         """
-        prompts: list[Any] = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
-        for one in prompts:
+        several = isinstance(prompt, list | tuple)
+        prompts: list[Any] = list(prompt) if several else [prompt]
+        for number, one in enumerate(prompts):
             keys.check_asked(prompt=one)
+            if several and not one:
+                raise UserError(f"prompt[{number}] is empty; a text each is expected")
         keys.check_asked(kind=kind, num=num, seed=seed)
         keys.check_asked(**{name: x for name, x in options.items() if name in keys.GENERATE})
         num, seed = int(num), int(seed)  # of NumPy's, too

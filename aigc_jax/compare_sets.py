@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import Shaped, UInt8
 
 from aigc_jax.data import folder, picture
-from aigc_jax.errors import UserError, first_line, lookup, printable
+from aigc_jax.errors import UserError, first_line, lookup, names_in, printable
 from aigc_jax.metrics import measure, networks, paired
 from aigc_jax.parallel.mesh import AXES
 from aigc_jax.progress import bar
@@ -79,7 +79,7 @@ def compare(
     if not words.isdisjoint(paired.METRICS):
         options = (features, weights, k, splits)
         return _compare_pairs(real, fake, _pair_names(metrics, words, options), value_range)
-    names = measure.parse(metrics, "--metrics")
+    names = names_in(measure.METRICS, metrics, "--metrics")
     if measure.needs_train(names):
         raise UserError("memorisation needs training images: it is for an evaluation of a run")
     sets = _read_two(real, fake, value_range)
@@ -146,7 +146,7 @@ def _pair_names(metrics: str, words: set[str], options: tuple[Any, ...]) -> tupl
             "--features, --weights, --k and --splits are for metrics of sets; leave them out for "
             f"{', '.join(sorted(words))}"
         )
-    return paired.parse(metrics, "--metrics")
+    return names_in(paired.METRICS, metrics, "--metrics")
 
 
 def _check_partners(real: str, fake: str) -> None:

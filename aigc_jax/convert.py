@@ -18,7 +18,7 @@ from aigc_jax.interop import huggingface as hf
 from aigc_jax.interop import peft
 from aigc_jax.interop.bert import HEADLESS, without_head
 from aigc_jax.models.lora import KEY, merged
-from aigc_jax.models.transformer import GPT, stack_layers, unstack_layers
+from aigc_jax.models.transformer import stack_layers, unstack_layers
 from aigc_jax.paths import expand
 from aigc_jax.resume import (
     describe_data,
@@ -125,7 +125,7 @@ def import_adapters(directory: Path, workdir: Path, base: Path) -> dict[str, Any
     begun = experiment_of(config, base)
     given, scale = other_parameters(str(base))
     own = unstack_layers(merged(given["model"], scale))
-    read = peft.read(directory, _gpt(begun), own)
+    read = peft.read(directory, _stored_model(begun), own)
     values = {name: x for name, x in read.lora._asdict().items() if name != "network"}
     with config.unlocked():
         config.train.lora, config.train.init_from = values, str(base.absolute())
@@ -155,8 +155,9 @@ def run_config(found: hf.Imported, scan_layers: bool = False, tokenizer: str = "
     sizes = {"block_size": block_size, "batch_size": 8, "eval_batch_size": 8}
     if tokenizer:
         config.data = text("pydoc_text", tokenizer=tokenizer, **sizes)
-    else:
-        config.data = text(f"synthetic_tokens:{vocab_size}", **sizes)
+    else:  # numbers, of which a BERT takes the last for its mask: nobody says which it is
+        numbers = vocab_size - 1 if found.task == "masked_lm" else vocab_size
+        config.data = text(f"synthetic_tokens:{numbers}", **sizes)
     config.optimizer.model = optimizer(
         "adamw", 5e-5, schedule="linear", final_fraction=0.0, weight_decay=0.01, clip_norm=1.0
     )
@@ -183,7 +184,7 @@ def export_adapters(
     if config.train.lora.whole:
         raise UserError(f"{KEY}.whole trained more than adapters; write all with --merge")
     experiment = experiment_of(config, workdir)
-    model = _gpt(experiment)
+    model = _stored_model(experiment)
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
     parameters = jax.device_get(state.networks["model"].variables()["params"])
     out.mkdir(parents=True, exist_ok=True)
@@ -208,13 +209,8 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     """
     _check_out(out)
     experiment = experiment_of(config, workdir)
-    model: Any = getattr(experiment.task, "model", None)
+    model = _stored_model(experiment)
     kinds = [name for name, known in hf.ARCHITECTURES.items() if isinstance(model, known.MODEL)]
-    if not kinds:
-        raise UserError(
-            f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
-            f"{', '.join(hf.ARCHITECTURES)}"
-        )
     state = inference_state(experiment.run_of(restore(experiment, workdir, best=best)))
     parameters = jax.device_get(state.networks["model"].variables()["params"])
     if lora := adapters(experiment.config.train.lora):
@@ -272,9 +268,10 @@ def _check_out(out: Path) -> None:
             raise UserError(f"{out} holds a model already ({name}); give another --out")
 
 
-def _gpt(experiment: Experiment) -> GPT:
-    model = getattr(experiment.task, "model", None)
-    if not isinstance(model, GPT):
+def _stored_model(experiment: Experiment) -> Any:
+    """The model, if it is of a kind that Hugging Face has, or a `UserError`."""
+    model: Any = getattr(experiment.task, "model", None)
+    if not any(isinstance(model, known.MODEL) for known in hf.ARCHITECTURES.values()):
         raise UserError(
             f"task {experiment.config.task.name} has no Hugging Face form here; there is one for: "
             f"{', '.join(hf.ARCHITECTURES)}"

@@ -38,6 +38,26 @@ def lookup(table: dict, name: Any, what: str):
     return table[name]
 
 
+def names_in(table: Iterable[str], text: str, what: str) -> tuple[str, ...]:
+    """The names in a list with commas, `"frechet, kid"`, each once.
+
+    Args:
+        table: those that are known.
+        text: the list.
+        what: the key or flag that it was given by.
+
+    Raises:
+        UserError: one is unknown, or there is none.
+    """
+    known = dict.fromkeys(table)
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        lookup(known, name, what)
+    if not names:
+        raise UserError(f"{what} is empty; give some of {', '.join(known)}")
+    return names
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a message that has many."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300]

@@ -101,6 +101,9 @@ TRAIN: Table = {
     "checkpoint_minutes": Key(
         0.0, "also when so many minutes have passed since the last; 0: never", Range(0, 10**6)
     ),
+    "local_checkpoint": Key(
+        "never", "a copy on each host's own disk, which a restart reads first", DURATION
+    ),
     "keep": Key(2, "latest checkpoints kept", COUNT),
     "best": Key("", '"lowest eval/loss": the checkpoint where it was so is kept too', TEXT),
     "nonfinite": Key(
@@ -189,6 +192,7 @@ TEXTS: Table = {
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
+    "pack": Key(False, "pairs: put several in a row of block_size; none sees another", SWITCH),
     "labels": Key(
         "",
         '"text,label", the columns of CSV and TSV files (or "2,1"); or "folders", one for a class',
@@ -285,7 +289,7 @@ EVALUATION_SETTINGS: dict[str, Table] = {
         "metrics": Key("psnr, ssim, mean_squared_error", "and lpips, lpips_vgg16", TEXT),
     },
     "distribution": {
-        "features": Key("digits", "or efficientnet, inception, pixels", TEXT),
+        "features": Key("digits", "or fashion, efficientnet, inception, pixels", TEXT),
         "metrics": Key(
             "frechet, kid, prdc",
             "and inception_score, class_histogram, stacked_modes, memorisation",

@@ -68,7 +68,7 @@ def make(
     return tx, schedule
 
 
-def defaults(name: str, key: str = "optimizer.name") -> dict[str, Any]:
+def defaults(name: Any, key: str = "optimizer.name") -> dict[str, Any]:
     """Every argument of an optimizer that a config may set under `args`, with its default.
 
     All are JSON values with a type, so that each can be overridden on the command line: where optax
@@ -76,7 +76,7 @@ def defaults(name: str, key: str = "optimizer.name") -> dict[str, Any]:
     parameters' dtype, it is "float32".
 
     Args:
-        name: a name in `OPTIMIZERS`.
+        name: one of `OPTIMIZERS`; of any type, as it comes from a file.
         key: where the name stands in the config, for the error message.
     """
     row = lookup(OPTIMIZERS, name, key)

@@ -277,6 +277,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def prompt_tokens(experiment: Experiment, prompt: str) -> Int[np.ndarray, "length"]:
+    """The tokens of a prompt. For a model that fills masks "[MASK]" in it is one, also where the
+    tokenizer knows none."""
+    tokenizer, mask = experiment.data.tokenizer, getattr(experiment.task, "mask_token", None)
+    assert tokenizer is not None
+    if mask is None or mask < tokenizer.vocab_size:
+        return tokenizer.encode(prompt)
+    first, *others = (
+        tokenizer.encode(part) if part else np.zeros(0, np.int32) for part in prompt.split("[MASK]")
+    )
+    parts = [first]
+    for part in others:
+        parts += [np.array([mask], np.int32), part]
+    return np.concatenate(parts)
+
+
 def sample_chunks(
     experiment: Experiment,
     settings: Settings,
@@ -314,7 +330,7 @@ def sample_chunks(
         each = num or 1
         num = each * max(1, len(prompts))
         inputs = {name: np.asarray(value) for name, value in {**text, **of_beams}.items()}
-        starts = [tokenizer.encode(prompt) for prompt in prompts]
+        starts = [prompt_tokens(experiment, prompt) for prompt in prompts]
         if isinstance(tokenizer, RoleTokenizer):
             starts = [tokenizer.start]  # prompts of a dialogue are for `texts.Texts`
             inputs["end_token"] = np.asarray(tokenizer.end_token)

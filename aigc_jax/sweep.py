@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
-from aigc_jax import command_line, rows, trials
+from aigc_jax import bucket, command_line, rows, trials
 from aigc_jax.config import Config, best_metric
 from aigc_jax.config_files import CONFIGS
+from aigc_jax.data import cache
 from aigc_jax.errors import NotFinite, UserError, printable
 from aigc_jax.evaluate import make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
@@ -132,9 +133,11 @@ def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str,
 
 
 def share_programs(workdir: Path) -> None:
-    """Trials that run the same program compile it once, unless JAX has a place for that already."""
+    """Trials that run the same program compile it once, unless JAX has a place for that already.
+    Those of runs in a bucket are kept on this machine: JAX takes a path."""
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "programs"))
+        folder = cache.directory() if bucket.url(workdir) else workdir
+        jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
 
 
 def check(of: Sweep, file: Path, fixed: Point) -> None:

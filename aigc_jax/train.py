@@ -31,6 +31,7 @@ from aigc_jax.run.bucket_lock import BucketLock
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.files import check_layout, is_file, read_config, write_json
 from aigc_jax.run.goodput import Clock
+from aigc_jax.run.local import LocalCheckpoints, new_name
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import check_evaluation, echo
@@ -52,6 +53,7 @@ FREE_KEYS = (
     "train.best",
     "train.checkpoint_minutes",
     "train.keep",
+    "train.local_checkpoint",
     "train.nonfinite",
     "train.profile",
     "train.stall_seconds",
@@ -118,6 +120,7 @@ def _train(
         evaluations = make_evaluations(experiment)
         intervals = {name: experiment.steps(f"{name}_every") for name in EVENTS}
         intervals |= {f"evals.{name}": found.every for name, found in evaluations.items()}
+        intervals["local"] = experiment.steps("local_checkpoint")
         intervals = {name: round_up(every, config) for name, every in intervals.items()}
         check_best(config, evaluations)
         best, higher = (
@@ -126,13 +129,21 @@ def _train(
         checkpoints = Checkpoints(
             workdir / "checkpoints", config.train.keep, best, higher_is_better=higher
         )
-        state, begun = None, None
-        if checkpoints.steps():
-            check_same_data(experiment, checkpoints.meta(), force)
+        state, begun, saved, local = None, None, None, None
+        steps = checkpoints.steps()
+        meta = checkpoints.meta() or {} if steps else {}
+        if steps:
+            check_same_data(experiment, meta, force)
+        if intervals["local"]:
+            name = meta.get("local") or new_name()
+            local = LocalCheckpoints(name, experiment.mesh, experiment.abstract_state)
+            if steps and (found := local.newest(steps[-1])):
+                state, begun, saved = found.state, found.note["interval"], steps[-1]
+        if steps and state is None:
             state = restore_newest(experiment, checkpoints)
+            saved = None if state is None else int(state.step)
+            begun = (checkpoints.meta(saved) or {}).get("interval")
         resumed = state is not None
-        if resumed:
-            begun = (checkpoints.meta(int(state.step)) or {}).get("interval")
         state = start_state(experiment) if state is None else state
         step = int(state.step)
         feed, run = experiment.feed, experiment.compile_train()
@@ -168,9 +179,10 @@ def _train(
     meta = {
         "config": as_json(config),
         "data": describe_data(experiment.data),
+        **({"local": local.name} if local else {}),
     }
     results: dict[str, float] = {}
-    results_step, saved = -1, step if resumed else None
+    results_step = -1
 
     def due(name: str) -> bool:
         return bool(intervals[name]) and (step % intervals[name] == 0 or step == total)
@@ -220,7 +232,8 @@ def _train(
                     log.interval(step)
                 wanted = [name for name in evaluations if due(f"evals.{name}")]
                 keep = due("checkpoint") or asked.save
-                if wanted or due("sample") or keep:
+                nearby = local if due("local") else None
+                if wanted or due("sample") or keep or nearby:
                     log.settle()
                 if wanted:
                     with clock("evaluation"):
@@ -231,6 +244,11 @@ def _train(
                 if due("sample"):
                     with clock("sample"):
                         sample(experiment.run_of(state))
+                if nearby:
+                    with clock("checkpoint"):
+                        writer.flush()
+                        files.push()
+                        nearby.save(step, state, {"interval": log.begun})
                 if keep:
                     save()
             log.settle()
@@ -241,6 +259,8 @@ def _train(
             log.close()
             with clock("checkpoint"), waiting("saving the checkpoint"):
                 checkpoints.close()
+                if local:
+                    local.close(remove=saved == total)
             clock.mark(step)
             clock.close()
             writer.close()

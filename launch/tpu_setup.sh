@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes the environment on one worker of a Cloud TPU and mounts the bucket; safe to repeat.
-# Usage, by launch/tpu.py: bash launch/tpu_setup.sh BUCKET MOUNT
+# Usage, by launch/tpu.py and page 11: bash launch/tpu_setup.sh BUCKET MOUNT
 set -euo pipefail
 bucket=$1 mount=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,7 +8,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # The images' Python is 3.10: uv brings a newer one, and the lock file decides every version.
 export PATH="$HOME/.local/bin:$PATH"
 if ! uv --version 2>/dev/null | grep --quiet '^uv 0.13.9'; then
-    python3 -m pip install --quiet --user uv==0.13.9
+    # Compute Engine's images have no pip, or one that refuses to install.
+    python3 -m pip install --quiet --user uv==0.13.9 2>/dev/null ||
+        curl --silent --show-error --fail --location https://astral.sh/uv/0.13.9/install.sh |
+            env UV_UNMANAGED_INSTALL="$HOME/.local/bin" sh
 fi
 uv sync --quiet --frozen --python 3.12 --extra tpu
 

@@ -36,7 +36,12 @@ import gc
 import shutil
 import sys
 
+import hypothesis
 import pytest
+
+# No test is about time: a busy machine, or the first call's compilation, is no failure.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_addoption(parser):

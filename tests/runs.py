@@ -102,6 +102,17 @@ def stop_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
     monkeypatch.setattr(TrainFeed, "at", interrupted)
 
 
+def exit_code(*args: str) -> int:
+    """Of a command that is run in this process."""
+    import pytest
+
+    from aigc_jax.__main__ import main
+
+    with pytest.raises(SystemExit) as exit:
+        main(list(args))
+    return exit.value.code or 0
+
+
 def aigc(*args, devices=8, code="", **kwargs) -> subprocess.Popen:
     """The command in a process of its own, or `code` with its arguments."""
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices)}

@@ -73,6 +73,7 @@ def test_numbers_of_numpy_are_numbers(run):
 def test_other_words_are_refused_in_a_line(run):
     for asked, message in (
         ({"prompt": 3}, "prompt=3 is not a text"),
+        ({"prompt": ["a", ""]}, r"prompt\[1\] is empty"),
         ({"prompt": "☃"}, "☃"),
         ({"kind": "pictures"}, "it makes: samples"),
         ({"kind": 3}, "kind=3 is not a text"),

@@ -7,23 +7,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import FAMILIES, ROOT, make_config
+from runs import FAMILIES, ROOT, exit_code
 
-from aigc_jax import command_line, manual, tasks
-from aigc_jax.__main__ import VERBS, main
-from aigc_jax.errors import UserError
-from aigc_jax.train import train
-
-
-def aigc(*args: str) -> int:
-    """The exit code of a command, run in this process."""
-    with pytest.raises(SystemExit) as exit:
-        main(list(args))
-    return exit.value.code or 0
+from aigc_jax import command_line, manual
+from aigc_jax.__main__ import VERBS
 
 
 def run_python(code: str) -> str:
@@ -53,7 +43,7 @@ assert not heavy, heavy
 
 
 def test_help_of_a_config_shows_its_docstring_and_keys(capsys):
-    assert aigc("train", f"--config={FAMILIES['dcgan']}", "--help") == 0
+    assert exit_code("train", f"--config={FAMILIES['dcgan']}", "--help") == 0
     text = capsys.readouterr().out
     assert "840,065" in text
     assert "--config.train.KEY=VALUE" in text
@@ -202,7 +192,7 @@ def test_bad_input_is_one_line_and_exit_2(args, capsys, tmp_path):
     words, message = args
     if words[0] == "train":
         words = [*words, f"--workdir={tmp_path / 'run'}"]
-    assert aigc(*words) == 2
+    assert exit_code(*words) == 2
     captured = capsys.readouterr()
     line = captured.err.strip().splitlines()[-1]
     assert line.startswith("error: ")
@@ -244,7 +234,7 @@ def test_a_file_that_makes_no_config_is_one_line(what, more, capsys, tmp_path):
     text, message = NO_CONFIGS[what]
     file = tmp_path / "broken.py"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert aigc("train", f"--config={file}", f"--workdir={tmp_path / 'run'}", *more) == 2
+    assert exit_code("train", f"--config={file}", f"--workdir={tmp_path / 'run'}", *more) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ")
@@ -270,7 +260,7 @@ def test_paths_that_no_file_has_are_one_line(verb, more, capsys, tmp_path):
         ([VAE, flagfile], "--flagfile cannot be read"),
         ([VAE, f"--flagfile={tmp_path}"], "--flagfile cannot be read"),
     ):
-        assert aigc(verb, *flags, *more) == 2
+        assert exit_code(verb, *flags, *more) == 2
         captured = capsys.readouterr()
         assert captured.err.count("\n") == 1
         assert message in captured.err
@@ -282,19 +272,6 @@ def test_a_flagfile_holds_any_flags(tmp_path):
     file.write_text(f"{VAE}\n--config.train.keep=7\n--workdir={tmp_path / 'run'}\n")
     flags, config, _ = command_line.parse(VERBS["train"].flags, [f"--flagfile={file}"])
     assert (config.train.keep, flags.workdir) == (7, str(tmp_path / "run"))
-
-
-def test_a_runs_config_repeats_it_elsewhere(text_run):
-    for path in (text_run, text_run / "config.json"):
-        repeated = command_line.load(str(path))
-        assert repeated.to_dict() == tasks.complete(make_config("gpt")).to_dict()
-        assert command_line.default_workdir(str(path)) == f"runs/{text_run.name}-again"
-    flags = VERBS["evaluate"].flags
-    for value in ("", "()"):
-        words = [f"--workdir={text_run}", f"--config.parallel.rules={value}"]
-        assert command_line.parse(flags, words)[1].parallel.rules == ()
-    with pytest.raises(UserError, match='is a stored config: leave out ":smoke"'):
-        command_line.load(f"{text_run}:smoke")
 
 
 def test_configs_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
@@ -337,59 +314,8 @@ def test_every_example_of_the_help_is_understood(tmp_path, monkeypatch):
 
 
 def test_bench_prints_one_object(capsys):
-    assert aigc("bench", "--config=vae/mnist_dense:smoke", "--rounds=1") == 0
+    assert exit_code("bench", "--config=vae/mnist_dense:smoke", "--rounds=1") == 0
     assert json.loads(capsys.readouterr().out)["rounds"] == 1
-
-
-@pytest.fixture(scope="module")
-def image_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("vae")
-    train(make_config("vae", train__duration="1 step", train__sample_every="never"), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def text_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("gpt")
-    train(make_config("gpt"), workdir)
-    return workdir
-
-
-def test_generate_writes_text_that_begins_with_the_prompt(text_run, capsys):
-    flags = [f"--workdir={text_run}", "--max_new_tokens=20", "--seed=3"]
-    assert aigc("generate", *flags, "--prompt=The ") == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["text"].startswith("The ")
-    assert len(result["text"]) == len("The ") + 20
-    assert Path(result["path"]).read_text(encoding="utf-8").startswith("The ")
-
-
-@pytest.mark.parametrize(
-    ("flag", "names"),
-    [
-        ("out", ["file/x", "folder", "a" * 250, "a" * 300]),
-        ("npz", ["file/x", "folder", "a" * 250, "a" * 300]),
-        ("images", ["file/x", "file", "a" * 300]),
-    ],
-)
-def test_what_cannot_be_written_is_said_before_it_is_made(flag, names, text_run, capsys, tmp_path):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for name in names:
-        place = tmp_path / name
-        assert aigc("generate", f"--workdir={text_run}", f"--{flag}={place}", "--kind=nothing") == 2
-        assert capsys.readouterr().err.startswith(f"error: cannot write --{flag}={place}: ")
-
-
-def test_prompt_outside_the_vocabulary_is_named(text_run, capsys):
-    assert aigc("generate", f"--workdir={text_run}", "--prompt=☃ snow") == 2
-    assert "☃" in capsys.readouterr().err
-
-
-def test_texts_that_no_disk_holds_are_refused_before_the_first_is_made(text_run, capsys):
-    flags = ["--num=1000000000", "--max_new_tokens=4194304"]
-    assert aigc("generate", f"--workdir={text_run}", *flags) == 2
-    assert "4,194,304 GB or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -410,32 +336,9 @@ def test_a_flag_that_would_do_nothing_is_refused(words, message, capsys, tmp_pat
     monkeypatch.chdir(tmp_path)
     np.savez(tmp_path / "real.npz", image=np.zeros((4, 8, 8, 1), np.uint8))
     words = words.replace("real fake", "real.npz real.npz")
-    assert aigc(*words.split()) == 2
+    assert exit_code(*words.split()) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["real.npz"]
-
-
-@pytest.mark.parametrize("flag", ["--temperature=0.5", "--max_new_tokens=9", "--num_beams=2"])
-def test_what_is_of_texts_is_refused_of_images(flag, image_run, capsys):
-    assert aigc("generate", f"--workdir={image_run}", "--num=2", flag) == 2
-    name = flag.removeprefix("--").partition("=")[0]
-    assert f"{name} is for text; this run makes images" in capsys.readouterr().err
-
-
-def test_evaluate_writes_a_page_if_asked(image_run, capsys):
-    assert aigc("evaluate", f"--workdir={image_run}", "--report") == 0
-    found = json.loads(capsys.readouterr().out)
-    page = (image_run / "report.html").read_text()
-    assert found["report"] == str(image_run / "report.html")
-    assert f"{found['metrics']['kl']:.5g}" in page
-    assert "Protocol card: eval" in page
-    assert aigc("report", str(image_run)) == 0  # its own page is renewed
-    assert json.loads(capsys.readouterr().out)["report"] == found["report"]
-
-
-def test_unknown_kind_is_refused(text_run, capsys):
-    assert aigc("generate", f"--workdir={text_run}", "--kind=pictures") == 2
-    assert "it makes: samples" in capsys.readouterr().err
 
 
 def test_overrides_reach_the_config(tmp_path):

@@ -90,7 +90,7 @@ def wrong(range_of):
 def test_every_key_refuses_what_is_out_of_its_range_in_one_line_that_names_it(path):
     family = by_key[path]
 
-    @settings(max_examples=15, deadline=None, database=None)
+    @settings(max_examples=15, database=None)
     @given(st.one_of(st.sampled_from(NEVER), wrong(allowed(path, family))))
     def refuses(value):
         with pytest.raises(UserError) as refusal:
@@ -192,7 +192,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(st.data())
 def test_a_stored_config_of_any_content_is_read_or_refused(data):
     """Damage at any place: the whole, a section, or a value."""

@@ -6,21 +6,15 @@ import shutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import FAMILIES
+from runs import FAMILIES, exit_code
 
-from aigc_jax.__main__ import VERBS, main
+from aigc_jax.__main__ import VERBS
 from aigc_jax.errors import UserError
 from aigc_jax.run import console
 
 NASTY = "a\x1b[2J\rb\x9bc\u202ed\nQ\x07"
 VAE = f"--config={FAMILIES['vae']}"
 TEXTS = st.text(st.characters(exclude_categories=[]), max_size=30)
-
-
-def aigc(*args: str) -> int:
-    with pytest.raises(SystemExit) as exit:
-        main(list(args))
-    return exit.value.code or 0
 
 
 def clean(text: str) -> bool:
@@ -99,7 +93,7 @@ def test_every_value_of_the_command_line(args, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("AIGC_CACHE_DIR", str(tmp_path / "cache"))
     if args[0] == "train" and not any(arg.startswith("--workdir") for arg in args):
         args = [*args, f"--workdir={tmp_path / 'run'}"]
-    code = aigc(*args)
+    code = exit_code(*args)
     said = capsys.readouterr()
     assert code == 2, said.err
     assert said.out == ""
@@ -129,7 +123,7 @@ def test_a_run_in_a_nasty_place(two_runs, tmp_path, capsys):
             f"--config.train.init_from={tmp_path / f'other{NASTY}'}",
         ],
     ):
-        assert aigc(*args) == 0, capsys.readouterr().err
+        assert exit_code(*args) == 0, capsys.readouterr().err
         said = capsys.readouterr()
         assert clean(said.err)
         assert clean(said.out)
@@ -140,5 +134,5 @@ def test_help_shows_no_control_characters_of_a_path(capsys, tmp_path):
     file = tmp_path / f"{NASTY}.py"
     shutil.copy(FAMILIES["vae"].partition(":")[0], file)
     assert set(VERBS) >= {"train"}
-    assert aigc("train", f"--config={file}", "--help") == 0
+    assert exit_code("train", f"--config={file}", "--help") == 0
     assert clean(capsys.readouterr().out)

@@ -65,7 +65,11 @@ ALWAYS = [
         "here, computed",
     ),
     Row(
-        "addition:DIGITS", "pairs", "sums of up to 3 digits unless given", "none", "here, computed"
+        "addition:DIGITS",
+        "pairs",
+        "sums of up to 3 digits unless given; addition:3:by_length has more short numbers",
+        "none",
+        "here, computed",
     ),
     Row(
         "synthetic_copy:VOCABULARY:LENGTH",

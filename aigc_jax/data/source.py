@@ -15,11 +15,8 @@
 """
 
 import functools
-import math
-import os
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +25,10 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from aigc_jax import bucket, progress
+from aigc_jax import bucket
 from aigc_jax.config import Config
 from aigc_jax.data import (
+    decoding,
     embedded,
     image_folder,
     labelled,
@@ -44,16 +42,12 @@ from aigc_jax.data import (
     tfds_files,
     transforms,
 )
-from aigc_jax.data.cache import cached
 from aigc_jax.data.examples import Arrays, Feature, Source
-from aigc_jax.data.memory import host_memory
 from aigc_jax.data.resizing import resized
 from aigc_jax.data.text_size import TextSize, text_size
 from aigc_jax.data.tokenizer import Tokenizer
 from aigc_jax.errors import UserError, nearest, printable
 from aigc_jax.paths import expand
-
-_CHUNK = 1 << 22  # bytes decoded at a time
 
 
 class Window(NamedTuple):
@@ -142,11 +136,11 @@ def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> D
     _check_transforms(data_config, source)
     arrays, checksums = None, {}
     if placement == "disk":
-        fetch = functools.partial(_decode_parts, source, parts)
+        fetch = functools.partial(decoding.at, source, parts)
     else:
-        decoded = {part.name: dict(_decoded(source, name, part.name)) for part in parts}
+        decoded = {part.name: dict(decoding.whole(source, name, part.name)) for part in parts}
         checksums = {s: of.pop("checksum") for s, of in decoded.items() if "checksum" in of}
-        arrays = _joined(decoded, parts)
+        arrays = decoding.joined(decoded, parts)
         fetch = functools.partial(take, arrays)
     return Dataset(
         name,
@@ -222,6 +216,8 @@ def open_source(data_config: Config) -> Source:
                 raise UserError(f"data.{key}={data_config[key]}: use a number of tokens from 1 up")
         if data_config.get("on_bad", "stop") != "stop" and not data_config.get("labels"):
             raise UserError("data.on_bad of texts is for those with data.labels; leave it out")
+        if data_config.get("pack") and not data_config.get("pair"):
+            raise UserError("data.pack is for pairs of files, data.pair; leave it out")
         size = None
     else:
         size = _size(data_config)
@@ -252,7 +248,7 @@ def _stacked(name: str, data_config: Any) -> Source:
     inner = data_config.copy_and_resolve_references()
     inner.source, inner.channels = name, 0
     source = open_source(inner)
-    return stacked.source(name, source, functools.partial(_decoded, source, name))
+    return stacked.source(name, source, functools.partial(decoding.whole, source, name))
 
 
 def _found(data_config, size, wants_text) -> Source:
@@ -288,7 +284,11 @@ def _found(data_config, size, wants_text) -> Source:
             if not path.is_dir():
                 raise UserError(f"{printable(name)} is no folder, and data.pair needs one")
             return text_pairs.from_files(
-                str(path), data_config.pair, data_config.tokenizer, data_config.block_size
+                str(path),
+                data_config.pair,
+                data_config.tokenizer,
+                data_config.block_size,
+                data_config.get("pack", False),
             )
         if documents == "messages":
             return messages.source(str(path), data_config.tokenizer)
@@ -348,75 +348,11 @@ def _check_transforms(data_config, source):
             raise UserError(f"data.transforms: random_crop({step.args[0]:g}) exceeds the image")
 
 
-def _joined(decoded: dict[str, Arrays], parts) -> Arrays:
-    """The examples of all parts, one after the other."""
-    slices = [
-        {name: array[part.start : part.stop] for name, array in decoded[part.name].items()}
-        for part in parts
-    ]
-    if len(slices) == 1:
-        return slices[0]
-    return {name: np.concatenate([arrays[name] for arrays in slices]) for name in slices[0]}
-
-
-def _decode_parts(source: Source, parts, indices) -> Arrays:
-    """Decodes the examples at `indices` of the joined parts."""
-    starts = np.cumsum([0] + [part.stop - part.start for part in parts])
-    part_of = np.searchsorted(starts, indices, side="right") - 1
-    out: Arrays = {}
-    for i in np.unique(part_of):
-        here = np.flatnonzero(part_of == i)
-        places = indices[here] - starts[i] + parts[i].start
-        read = source.read(parts[i].name, places)
-        for name in source.features:
-            value = read[name]
-            out.setdefault(name, np.empty((len(indices), *value.shape[1:]), value.dtype))
-            out[name][here] = value
-    return out
-
-
-def _decoded(source: Source, name, split) -> Arrays:
-    """All examples of one split, from memory, from the cache, or decoded."""
-    if source.whole is not None:
-        return source.whole(split)
-    if source.cache is None:
-        return _decode_all(source, name, split)
-    made_of = {"decoder": 2, **source.cache(split)}
-    return cached(f"{Path(name).name}-{split}", made_of, lambda: _decode_all(source, name, split))
-
-
-def _decode_all(source: Source, name, split) -> Arrays:
-    size, name = source.sizes[split], printable(name)
-    each = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in source.features.values())
-    wanted, memory = size * each, host_memory()
-    if wanted > 0.8 * memory:
-        raise UserError(
-            f"{name} {split} takes {wanted / 1e9:.1f} GB in memory, and this machine has "
-            f"{memory / 1e9:.1f} GB; use data.placement=disk or a smaller data.image_size"
-        )
-    most = 4096 if source.cache else _CHUNK  # many small reads are slow where they are cheap
-    chunk = max(1, min(most, _CHUNK // each))
-    chunks = [np.arange(start, min(start + chunk, size)) for start in range(0, size, chunk)]
-    out: Arrays = {}
-    bar = progress.bar(total=size, desc=f"decoding {name} {split}", unit="example")
-    with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for indices, arrays in zip(chunks, pool.map(lambda c: source.read(split, c), chunks)):
-                for key, value in arrays.items():
-                    out.setdefault(key, np.empty((size, *value.shape[1:]), value.dtype))
-                    out[key][indices] = value
-                bar.update(len(indices))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return out
-
-
 def _windows(data_config, source: Source, split, parts, train) -> Dataset:
     """Examples cut from the tokens of some parts."""
     name, block_size, tokenizer = data_config.source, data_config.block_size, source.tokenizer
     assert tokenizer is not None
-    decoded = {part.name: _decoded(source, name, part.name) for part in parts}
+    decoded = {part.name: decoding.whole(source, name, part.name) for part in parts}
     whole = [
         part._replace(
             start=tokenizer.boundary(decoded[part.name]["tokens"], part.start),
@@ -424,7 +360,7 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
         )
         for part in parts
     ]
-    arrays = _joined(decoded, whole)
+    arrays = decoding.joined(decoded, whole)
     window = Window(block_size + 1, data_config.stride if train else block_size)
     length = len(arrays["tokens"])
     size = (length - window.length) // window.stride + 1

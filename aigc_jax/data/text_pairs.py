@@ -15,15 +15,18 @@ from aigc_jax.data import cache, encoding, folder
 from aigc_jax.data.examples import Arrays, Feature, Source, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
 from aigc_jax.data.order import permuted
+from aigc_jax.data.synthetic import hashed
 from aigc_jax.data.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, printable
 
 PADDING = -1
 _HELD_OUT = 1000  # pairs of validation and of test, or a tenth where there are few
 _MOST = 1 << 20  # training pairs that are made
+_DRAWS = 1 << 18  # among which the held-out sums are
+_SUM_CHARACTERS = CharTokenizer("+0123456789")
 
 
-def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
+def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = False) -> Source:
     """The lines of `STEM.de` and `STEM.en`, for the pair "de-en"; one tokenizer for both sides,
     trained, if at all, on the split train.
 
@@ -35,10 +38,13 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
         pair: the endings of the files, from which to which.
         tokenizer: see `tokenizer_of`.
         longest: tokens of a side.
+        pack: whether training rows of `longest` places hold several pairs, see `packed`; a side
+            then has at most `longest` - 1 tokens.
 
     Raises:
         UserError: there are no such files, their lines do not match, or one cannot be read.
     """
+    width, longest = longest, longest - pack  # with its end a side is to fit in a row
     match = re.fullmatch(r"(\w+)-(\w+)", pair)
     if not match or match[1] == match[2]:
         raise UserError(f'data.pair="{printable(pair)}": write two endings of files, e.g. "de-en"')
@@ -84,6 +90,12 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
     }
     left_out = sum(int(arrays[f"left_out:{split}"][0]) for split in texts)
     sizes = ", ".join(f"{split} {len(of['source']):,}" for split, of in found.items())
+    if pack:
+        for split, of in found.items():
+            found[split] = {side: _widened(rows, width) for side, rows in of.items()}
+        if "train" in found:
+            found["train"] = packed(found["train"])
+            sizes += f" (those of train in {len(found['train']['source']):,} rows)"
     about = (
         f"{printable(path)}: pairs {pair}; {sizes}; {left_out:,} left out (empty, or of more than "
         f"{longest} tokens); {made.vocab_size:,} different tokens ({printable(tokenizer)})"
@@ -97,25 +109,119 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int) -> Source:
     )
 
 
+def packed(pairs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Several pairs in a row: their sources one after the other, each with one place of padding
+    behind it for its end, and their targets alike. A pair goes into the first of the last 64 rows
+    begun that has room for both of its sides.
+
+    Args:
+        pairs: `source` and `target`, `[pairs, width]`, filled up at their ends, which have a place
+            of padding at least.
+    """
+    sizes = np.stack([(rows != PADDING).sum(axis=1) + 1 for rows in pairs.values()], axis=1)
+    width = next(iter(pairs.values())).shape[1]
+    rows: list[list[int]] = []
+    room = np.zeros((0, 2), int)  # of the last rows
+    for pair, size in enumerate(sizes):
+        fits = np.flatnonzero((room >= size).all(axis=1))
+        if not fits.size:
+            rows.append([])
+            room = np.concatenate([room[-63:], [[width, width]]])
+            fits = [len(room) - 1]
+        room[fits[0]] -= size
+        rows[len(rows) - len(room) + fits[0]].append(pair)
+    made = {}
+    for side, (name, of) in enumerate(pairs.items()):
+        made[name] = np.full((len(rows), width), PADDING, of.dtype)
+        for row, members in zip(made[name], rows):
+            places = np.cumsum([0, *sizes[members, side]])
+            for pair, begin in zip(members, places):
+                row[begin : begin + sizes[pair, side]] = of[pair, : sizes[pair, side]]
+    return made
+
+
 def addition(parameters: str) -> Source:
     """`addition:DIGITS`, 3 by default: "12+345" and "357". Every pair of numbers of up to so many
-    digits is in one split alone."""
+    digits is in one split alone.
+
+    `addition:DIGITS:by_length` draws the number of digits of each number first, so that short
+    numbers come as often as long ones, as Keras' example `addition_rnn` does; see `_by_length`.
+    """
+    first, *rest = parameters.split(":")
+    if rest == ["by_length"]:
+        return _by_length(_numbers("addition", first, [3], [(1, 4)])[0])
     digits = _numbers("addition", parameters, [3], [(1, 4)])[0]
-    tokenizer = CharTokenizer("+0123456789")
     size = 10 ** (2 * digits)
     held_out = min(_HELD_OUT, size // 10)
     sizes = {"validation": held_out, "test": held_out, "train": min(size - 2 * held_out, _MOST)}
     starts = dict(zip(sizes, (0, held_out, 2 * held_out)))
 
     def read(split: str, indices: np.ndarray) -> Arrays:
-        first, second = np.divmod(permuted(indices + starts[split], size, 0, 0), 10**digits)
-        asked = np.char.add(np.char.add(first.astype("U"), "+"), second.astype("U"))
-        sums = (first + second).astype("U")
-        texts = {"source": asked, "target": sums}
-        return {side: _characters(texts[side], tokenizer, width) for side, width in widths.items()}
+        return _sums(permuted(indices + starts[split], size, 0, 0), digits)
 
-    widths: dict[str, int] = {"source": 2 * digits + 1, "target": digits + 1}
-    return _made(sizes, widths, tokenizer, read, f"sums of numbers of up to {digits} digits")
+    about = f"sums of numbers of up to {digits} digits"
+    return _made(sizes, _sum_widths(digits), _SUM_CHARACTERS, read, about)
+
+
+def _by_length(digits: int) -> Source:
+    """Sums whose numbers are below 10, 100, ... with the same probability, any of these as likely.
+
+    A twentieth of all pairs, an order of the two being the same pair, belongs to validation, one to
+    the test, and the rest to training. Training draws with replacement from its pairs; validation
+    and test are the first 1,000 different pairs, where there are as many, of such draws from
+    theirs.
+    """
+    size, side = 10 ** (2 * digits), 10**digits
+    first_test, first_train = size // 20, size // 10
+
+    def draw(numbers: np.ndarray) -> np.ndarray:
+        """The pairs of so many draws."""
+        words = [hashed(numbers * 4 + part) for part in range(4)]
+        lengths = (1 + words[0] % digits, 1 + words[1] % digits)
+        return (words[2] % 10 ** lengths[0]) * side + words[3] % 10 ** lengths[1]
+
+    def places(pairs: np.ndarray) -> np.ndarray:
+        """Where the pairs, without regard to order, stand among all: this tells the split."""
+        first, second = np.divmod(pairs, side)
+        unordered = np.minimum(first, second) * side + np.maximum(first, second)
+        return permuted(unordered, size, 0, 0)
+
+    held_out: dict[str, np.ndarray] = {}
+    drawn = draw(np.arange(_DRAWS))
+    place = places(drawn)
+    for split, first, last in (("validation", 0, first_test), ("test", first_test, first_train)):
+        within = (place >= first) & (place < last)
+        _, kept = np.unique(place[within], return_index=True)
+        held_out[split] = drawn[within][np.sort(kept)][:_HELD_OUT]
+
+    def read(split: str, indices: np.ndarray) -> Arrays:
+        if split != "train":
+            return _sums(held_out[split][indices], digits)
+        numbers = _DRAWS + indices  # of draws: those before are of the held-out pairs
+        pairs = draw(numbers)
+        while (refused := np.flatnonzero(places(pairs) < first_train)).size:
+            numbers[refused] += _MOST
+            pairs[refused] = draw(numbers[refused])
+        return _sums(pairs, digits)
+
+    sizes = {split: len(pairs) for split, pairs in held_out.items()}
+    about = f"sums of numbers of up to {digits} digits, of each the number of digits drawn first"
+    return _made({**sizes, "train": _MOST}, _sum_widths(digits), _SUM_CHARACTERS, read, about)
+
+
+def _sum_widths(digits: int) -> dict[str, int]:
+    return {"source": 2 * digits + 1, "target": digits + 1}
+
+
+def _sums(pairs: np.ndarray, digits: int) -> Arrays:
+    """The texts of pairs that are numbered first * 10^digits + second."""
+    first, second = np.divmod(pairs, 10**digits)
+    texts = {
+        "source": np.char.add(np.char.add(first.astype("U"), "+"), second.astype("U")),
+        "target": (first + second).astype("U"),
+    }
+    widths = _sum_widths(digits)
+    return {side: _characters(texts[side], _SUM_CHARACTERS, widths[side]) for side in widths}
 
 
 def copied(parameters: str) -> Source:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from aigc_jax import rng
 from aigc_jax.data import transforms
 from aigc_jax.data.source import Dataset
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import UserError, names_in, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.pictures import beside
 from aigc_jax.metrics import measure, networks
@@ -51,7 +51,7 @@ def distribution(
     network = networks.feature_network(
         settings.features, (height, width, channels), settings.weights
     )
-    metrics = measure.parse(settings.metrics, f"{key}.metrics")
+    metrics = names_in(measure.METRICS, settings.metrics, f"{key}.metrics")
     options = measure.Options(settings.k, settings.splits)
     num = settings.num_samples or data.size
     measure.check(metrics, network, channels, data.size, num, options)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from aigc_jax import rng
 from aigc_jax.data import transforms
-from aigc_jax.errors import UserError
+from aigc_jax.errors import UserError, names_in
 from aigc_jax.experiment import Experiment
 from aigc_jax.metrics import paired
 from aigc_jax.sample import Sampler
@@ -29,7 +29,7 @@ def reconstructions(
         raise UserError(f"{key}: task {config.task.name} makes no reconstructions")
     height, width, channels = transforms.features(config.data, data.features)["image"].shape
     shape = (height, width, channels)
-    names = paired.parse(settings.metrics, f"{key}.metrics")
+    names = names_in(paired.METRICS, settings.metrics, f"{key}.metrics")
     metrics = paired.make(names, shape, key)
     batch = settings.batch_size or config.data.eval_batch_size
     sampler = Sampler(experiment, Settings("reconstructions"), chunk=min(batch, data.size))

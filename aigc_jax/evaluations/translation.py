@@ -14,7 +14,7 @@ import numpy as np
 
 from aigc_jax import rng
 from aigc_jax.data.text_pairs import PADDING
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError, lookup, names_in
 from aigc_jax.experiment import Experiment
 from aigc_jax.sample import Sampler, right_aligned
 from aigc_jax.tasks.task import Settings, TrainState
@@ -43,9 +43,7 @@ def translation(experiment: Experiment, name: str) -> tuple:
         raise UserError(
             f"{key}: translation is of pairs of texts (task seq2seq); {data.name} holds none"
         )
-    names = tuple(word.strip() for word in settings.metrics.split(","))
-    for word in names:
-        lookup(dict.fromkeys(METRICS), word, f"{key}.metrics")
+    names = names_in(METRICS, settings.metrics, f"{key}.metrics")
     lookup(dict.fromkeys(TOKENIZERS), settings.tokenize, f"{key}.tokenize")
     scores, signatures = scorers(names, settings.lowercase, settings.tokenize)
     tokenizer, model = data.tokenizer, task.model

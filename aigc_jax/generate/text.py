@@ -19,6 +19,7 @@ from aigc_jax.generate.decode import Decoding, State
 from aigc_jax.generate.options import Options
 from aigc_jax.generate.processors import make_rules
 from aigc_jax.generate.speculate import look_up_and_check
+from aigc_jax.generate.stop_strings import length_until, with_stops
 
 LEAST = 16  # tokens: shorter prompts and texts share a program
 CHECK_EVERY = 16  # tokens between two looks for stop strings
@@ -165,7 +166,8 @@ class TextGenerator:
             if until >= total:
                 break
             if options.stop_strings and decode is not None:
-                state = state._replace(ended=_stopped(state, batch, prompts, options, decode))
+                ended = with_stops(state, batch.columns, len(prompts), options.stop_strings, decode)
+                state = state._replace(ended=ended)
             if (every or options.stop_strings) and bool(state.ended.all()):
                 break
             until = min(total, until + step)
@@ -181,7 +183,7 @@ class TextGenerator:
         for row, prompt in enumerate(prompts):
             new = tokens[row, batch.columns : batch.columns + lengths[row]]
             if options.stop_strings and decode is not None:
-                new = new[: _cut(new, options.stop_strings, decode)]
+                new = new[: length_until(new, options.stop_strings, decode)]
             kept = None if log_probs is None else log_probs[row, : len(new)]
             found.append(Text(np.concatenate([prompt, new]).astype(np.int32), len(new), kept))
         return found
@@ -384,33 +386,6 @@ def _check_prompts(prompts, model) -> None:
                 f"the prompt holds {bad}, which is no token; they are numbers from 0 to "
                 f"{model.vocab_size - 1}"
             )
-
-
-def _stopped(state: State, batch, prompts, options, decode):
-    """Which rows have ended, those that hold a stop string among them."""
-    tokens, lengths, ended = jax.device_get((state.tokens, state.lengths, state.ended))
-    ended = ended.copy()
-    for row in range(len(ended)):
-        if row >= len(prompts):
-            ended[row] = ended[len(prompts) - 1]
-        elif not ended[row]:
-            new = tokens[row, batch.columns : batch.columns + lengths[row]]
-            ended[row] = any(stop in decode(new) for stop in options.stop_strings)
-    return jnp.asarray(ended)
-
-
-def _cut(new, stops, decode) -> int:
-    """How many tokens there are up to and with the one that completes a stop string."""
-    if not any(stop in decode(new) for stop in stops):
-        return len(new)
-    low, high = 1, len(new)
-    while low < high:
-        middle = (low + high) // 2
-        if any(stop in decode(new[:middle]) for stop in stops):
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def _bucket(length: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from aigc_jax.errors import UserError, nearest, printable
 from aigc_jax.interop.mapping import (
     Place,
+    norm,
     same,
     to_parameters,
     to_tensors,
@@ -30,7 +31,9 @@ MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh
 """Their activation -> ours."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 
-_PREFIX, _HEAD = "bert.", "cls."
+PREFIX = "bert."
+"""Of the names in a model with a head, but for the head's."""
+_HEAD = "cls."
 _POOLER, _NEXT = "pooler.", "cls.seq_relationship."
 _FIXED = {"is_decoder": False, "add_cross_attention": False, "tie_word_embeddings": True}
 _OLD = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
@@ -66,9 +69,19 @@ def write(
     head for masked tokens are those of a `BertModel`."""
     head = "mlm_bias" in parameters
     tensors = to_tensors(places(model, head), parameters)
-    plain = () if head else ("",)  # what begins the names that get no prefix
-    named = {n if n.startswith((_HEAD, *plain)) else _PREFIX + n: x for n, x in tensors.items()}
+    named = {full_name(name, head): x for name, x in tensors.items()}
     return stored_config(model, came, head), named
+
+
+def full_name(name: str, head: bool) -> str:
+    """A name of `places` as it is in a model with a head for masked tokens, or without one."""
+    return PREFIX + name if head and not name.startswith(_HEAD) else name
+
+
+def architecture(model: BERT, head: bool) -> str:
+    """The class of a model with a head for masked tokens, or without one."""
+    masked, both, alone = ARCHITECTURES
+    return (both if model.next_sentence else masked) if head else alone
 
 
 def without_head(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +98,7 @@ def bare(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """
     found: dict[str, np.ndarray] = {}
     for name, x in tensors.items():
-        name = name.removeprefix(_PREFIX)
+        name = name.removeprefix(PREFIX)
         for old, new in _OLD:
             name = name.replace(old, new)
         if name != "embeddings.position_ids":
@@ -174,12 +187,10 @@ def stored_config(model: BERT, came: Mapping[str, Any], head: bool = True) -> di
         rates: dict[str, Any] = {key: came.get(key, model.dropout) for key in DROPOUTS}
     else:
         rates = dict.fromkeys(DROPOUTS, model.dropout)
-    masked, both, alone = ARCHITECTURES
-    architecture = (both if model.next_sentence else masked) if head else alone
     name = came.get("hidden_act", "")
     return {
         "model_type": "bert",
-        "architectures": [architecture],
+        "architectures": [architecture(model, head)],
         "vocab_size": model.vocab_size,
         "max_position_embeddings": model.block_size,
         "hidden_size": model.embed_dim,
@@ -206,7 +217,7 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
         "embeddings.token_type_embeddings.weight": same(
             "token_type_embedding", model.num_token_types, embed
         ),
-        **_norm("embeddings.LayerNorm", "embedding_norm", embed),
+        **norm("embeddings.LayerNorm", "embedding_norm", embed),
     }
     for i in range(model.num_layers):
         theirs, ours = f"encoder.layer.{i}", f"blocks_{i}"
@@ -221,10 +232,10 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
             }
         found |= {
             **_dense(f"{theirs}.attention.output.dense", f"{ours}/attention_out", embed, embed),
-            **_norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", embed),
+            **norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm", embed),
             **_dense(f"{theirs}.intermediate.dense", f"{ours}/mlp_in", embed, hidden),
             **_dense(f"{theirs}.output.dense", f"{ours}/mlp_out", hidden, embed),
-            **_norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", embed),
+            **norm(f"{theirs}.output.LayerNorm", f"{ours}/mlp_norm", embed),
         }
     if model.pooler:
         found |= _dense("pooler.dense", "pooler_dense", embed, embed)
@@ -233,7 +244,7 @@ def places(model: BERT, head: bool = True) -> dict[str, Place]:
         found |= {
             "cls.predictions.bias": same("mlm_bias", model.vocab_size),
             **_dense(f"{transform}.dense", "mlm_dense", embed, embed),
-            **_norm(f"{transform}.LayerNorm", "mlm_norm", embed),
+            **norm(f"{transform}.LayerNorm", "mlm_norm", embed),
         }
     if model.next_sentence:
         found |= _dense("cls.seq_relationship", "next_sentence_dense", embed, 2)
@@ -244,11 +255,4 @@ def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place
     return {
         f"{theirs}.weight": transposed(f"{ours}/kernel", outputs, inputs),
         f"{theirs}.bias": same(f"{ours}/bias", outputs),
-    }
-
-
-def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
-    return {
-        f"{theirs}.weight": same(f"{ours}/scale", size),
-        f"{theirs}.bias": same(f"{ours}/bias", size),
     }

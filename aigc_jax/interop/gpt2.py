@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aigc_jax.errors import UserError, nearest, printable
-from aigc_jax.interop.mapping import Place, same, to_parameters, to_tensors, whole_number
+from aigc_jax.interop.mapping import Place, norm, same, to_parameters, to_tensors, whole_number
 from aigc_jax.models.transformer import GPT
 
 TASK, MODEL = "causal_lm", GPT
@@ -167,11 +167,11 @@ def places(model: GPT) -> dict[str, Place]:
         "wte.weight": same("token_embedding", model.vocab_size, embed),
         "wpe.weight": same("position_embedding", model.block_size, embed),
     }
-    found |= _norm("ln_f", "final_norm", embed)
+    found |= norm("ln_f", "final_norm", embed)
     for i in range(model.num_layers):
         theirs, ours = f"h.{i}", f"blocks_{i}"
         found |= {
-            **_norm(f"{theirs}.ln_1", f"{ours}/attention_norm", embed),
+            **norm(f"{theirs}.ln_1", f"{ours}/attention_norm", embed),
             f"{theirs}.attn.c_attn.weight": Place(
                 f"{ours}/qkv/kernel",
                 (embed, 3 * embed),
@@ -185,7 +185,7 @@ def places(model: GPT) -> dict[str, Place]:
                 lambda x: x.reshape(3 * embed),
             ),
             **_dense(f"{theirs}.attn.c_proj", f"{ours}/attention_out", embed, embed),
-            **_norm(f"{theirs}.ln_2", f"{ours}/mlp_norm", embed),
+            **norm(f"{theirs}.ln_2", f"{ours}/mlp_norm", embed),
             **_dense(f"{theirs}.mlp.c_fc", f"{ours}/mlp_in", embed, hidden),
             **_dense(f"{theirs}.mlp.c_proj", f"{ours}/mlp_out", hidden, embed),
         }
@@ -198,13 +198,6 @@ def _dense(theirs: str, ours: str, inputs: int, outputs: int) -> dict[str, Place
     return {
         f"{theirs}.weight": same(f"{ours}/kernel", inputs, outputs),
         f"{theirs}.bias": same(f"{ours}/bias", outputs),
-    }
-
-
-def _norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
-    return {
-        f"{theirs}.weight": same(f"{ours}/scale", size),
-        f"{theirs}.bias": same(f"{ours}/bias", size),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -39,11 +40,20 @@ def transposed(path: str, *shape: int) -> Place:
     return Place(path, shape, lambda x: x.T, lambda x: x.T)
 
 
+def norm(theirs: str, ours: str, size: int) -> dict[str, Place]:
+    """The two vectors of a layer norm."""
+    return {
+        f"{theirs}.weight": same(f"{ours}/scale", size),
+        f"{theirs}.bias": same(f"{ours}/bias", size),
+    }
+
+
 def to_parameters(places: Mapping[str, Place], tensors: Mapping[str, np.ndarray]) -> Any:
     """The parameter tree, float32.
 
     Raises:
-        UserError: tensors are missing, are too many or have other shapes; all are named.
+        UserError: tensors are missing, are too many or have other shapes, or hold something else
+            than finite floating-point numbers; all are named.
     """
     problems = []
     if missing := [name for name in places if name not in tensors]:
@@ -59,6 +69,7 @@ def to_parameters(places: Mapping[str, Place], tensors: Mapping[str, np.ndarray]
         problems.append(_listed(misshapen))
     if problems:
         raise UserError(f"the tensors do not fit config.json; {'; '.join(problems)}")
+    check_numbers(tensors)
     flat: dict[str, Any] = {}
     for name, place in places.items():
         value = np.ascontiguousarray(place.ours(tensors[name]), np.float32)
@@ -72,6 +83,20 @@ def to_parameters(places: Mapping[str, Place], tensors: Mapping[str, np.ndarray]
         if isinstance(value, list)
     }
     return unflatten_dict(flat | stacked, sep="/")
+
+
+def check_numbers(tensors: Mapping[str, np.ndarray]) -> None:
+    """Weights are finite floating-point numbers, or a `UserError` names those that are not."""
+    others = [
+        f"{name} ({x.dtype})"
+        for name, x in tensors.items()
+        if not jnp.issubdtype(x.dtype, jnp.floating)
+    ]
+    if others:
+        raise UserError(f"weights are floating-point numbers; these are not: {_listed(others)}")
+    broken = [name for name, x in tensors.items() if not np.isfinite(x.astype(np.float32)).all()]
+    if broken:
+        raise UserError(f"these tensors hold NaN or infinities: {_listed(broken)}")
 
 
 def to_tensors(places: Mapping[str, Place], parameters: Any) -> dict[str, np.ndarray]:

@@ -4,7 +4,10 @@ adapter_config.json         what is adapted, and how
 adapter_model.safetensors   of each layer `lora_A.weight` [rank, inputs], `lora_B.weight`
                             [outputs, rank], by the layer's name in the model of Hugging Face
 
-The model is GPT-2, whose queries, keys and values are one layer there, too.
+The models are those of `huggingface.ARCHITECTURES`. Queries, keys and values are one layer in
+GPT-2, there and here; in BERT they are three there and one kernel here, whose adapters share A: so
+A is written three times. Where a file has several of them, they are put side by side, which is an
+adapter of so many times the rank that computes the same.
 """
 
 import json
@@ -18,11 +21,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aigc_jax.errors import UserError, printable
-from aigc_jax.interop import gpt2
+from aigc_jax.interop import bert, gpt2
 from aigc_jax.interop.huggingface import read_object
+from aigc_jax.interop.mapping import Place, check_numbers
 from aigc_jax.interop.safetensors import read as read_tensors
 from aigc_jax.models.lora import NAME, LoRA, adapted_paths
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import BERT, GPT
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
@@ -79,7 +83,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return stored
 
 
-def read(directory: Path, model: GPT, parameters: Any) -> Adapters:
+def read(directory: Path, model: GPT | BERT, parameters: Any) -> Adapters:
     """The adapters of a directory.
 
     Args:
@@ -101,20 +105,22 @@ def read(directory: Path, model: GPT, parameters: Any) -> Adapters:
     ours = _layers(model)
     kernels: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))
     found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for name, x in read_tensors(directory / WEIGHTS).tensors.items():
+    tensors = read_tensors(directory / WEIGHTS).tensors
+    check_numbers(tensors)
+    for name, x in tensors.items():
         match = _NAME.fullmatch(name)
-        layer = match["layer"].removeprefix(gpt2.PREFIX) if match else ""
+        layer = match["layer"].removeprefix(_known(model).PREFIX) if match else ""
         if match is None or layer not in ours:
             raise UserError(
                 f"{directory / WEIGHTS}: {printable(name)} is no adapter of a layer of this model; "
                 f"its layers are {', '.join(list(ours)[:8])}" + (", ..." if len(ours) > 8 else "")
             )
-        found[layer][match["side"]] = x
-    flat: dict[str, np.ndarray] = {}
+        found[layer][match["side"]] = np.asarray(x, np.float32)
+    layers: dict[str, dict[int | None, _Sides]] = defaultdict(dict)
     for layer, sides in found.items():
-        path = ours[layer]
+        path, part = _path(ours[layer]), ours[layer].part
         *parts, inputs, outputs = kernels[f"{path}/kernel"].shape
-        total = outputs * int(np.prod(parts))
+        total = outputs * (int(np.prod(parts)) if part is None else 1)
         wanted = {"A": (lora.rank, inputs), "B": (total, lora.rank)}
         for side, shape in wanted.items():
             if side not in sides or sides[side].shape != shape:
@@ -123,16 +129,23 @@ def read(directory: Path, model: GPT, parameters: Any) -> Adapters:
                     f"{directory / WEIGHTS}: lora_{side} of {printable(layer)} {is_} and should be "
                     f"{list(shape)}"
                 )
-        a, b = np.asarray(sides["A"].T, np.float32), np.asarray(sides["B"], np.float32)
-        b = b.reshape(*parts, outputs, lora.rank).swapaxes(-1, -2)
-        flat |= {f"{path}/{NAME}/a": a, f"{path}/{NAME}/b": np.ascontiguousarray(b)}
-    if not flat:
+        layers[path][part] = _Sides(sides["A"].T, sides["B"])
+    if not layers:
         raise UserError(f"{directory / WEIGHTS} holds no adapters")
-    patterns = _patterns([ours[layer] for layer in found], set(ours.values()))
-    return Adapters(lora._replace(patterns=patterns), unflatten_dict(flat, sep="/"))
+    flat: dict[str, np.ndarray] = {}
+    times = max(len(_distinct(parts)) for parts in layers.values())
+    for path, parts in layers.items():
+        a, b = _side_by_side(parts, kernels[f"{path}/kernel"].shape, times)
+        flat |= {f"{path}/{NAME}/a": a, f"{path}/{NAME}/b": b}
+    lora = lora._replace(
+        patterns=_patterns(list(layers), {_path(place) for place in ours.values()}),
+        rank=lora.rank * times,  # and the same scale
+        alpha=lora.alpha * (times**0.5 if lora.rslora else times),
+    )
+    return Adapters(lora, unflatten_dict(flat, sep="/"))
 
 
-def write(directory: Path, model: GPT, parameters: Any, lora: LoRA, base: str) -> None:
+def write(directory: Path, model: GPT | BERT, parameters: Any, lora: LoRA, base: str) -> None:
     """Writes both files.
 
     Args:
@@ -147,44 +160,99 @@ def write(directory: Path, model: GPT, parameters: Any, lora: LoRA, base: str) -
     """
     from safetensors.numpy import save_file
 
-    theirs = {path: layer for layer, path in _layers(model).items()}
+    masked = isinstance(model, BERT)
+    head = not masked or model.masked_head
+    theirs: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
+    every = set()
+    for name, place in _layers(model).items():
+        full = bert.full_name(name, head) if masked else gpt2.PREFIX + name
+        theirs[_path(place)].append((full, place.part))
+        every.add(full)
     flat: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))
     layers, tensors = [], {}
     for path in adapted_paths(parameters):
         if path not in theirs:
-            raise UserError(f"{path} has no name of its own in {gpt2.ARCHITECTURES[0]}")
-        a, b = (np.asarray(flat[f"{path}/{NAME}/{side}"], np.float32) for side in "ab")
-        b = b.swapaxes(-1, -2).reshape(-1, lora.rank)
-        layers.append(theirs[path])
-        name = f"{_PREFIX}{gpt2.PREFIX}{theirs[path]}"
-        tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
-        tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b)
+            raise UserError(f"{path} has no name of its own in {_known(model).ARCHITECTURES[0]}")
+        a, both = (np.asarray(flat[f"{path}/{NAME}/{side}"], np.float32) for side in "ab")
+        for name, part in theirs[path]:
+            b = both if part is None else both[part]
+            b = b.swapaxes(-1, -2).reshape(-1, lora.rank)
+            layers.append(name)
+            tensors[f"{_PREFIX}{name}.lora_A.weight"] = np.ascontiguousarray(a.T)
+            tensors[f"{_PREFIX}{name}.lora_B.weight"] = np.ascontiguousarray(b)
     stored = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": None if masked else "CAUSAL_LM",
         BASE: base or None,
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
         "use_rslora": lora.rslora,
-        "target_modules": _targets(layers, set(theirs.values()), gpt2.PREFIX),
-        "fan_in_fan_out": True,  # its kernels are [inputs, outputs]
+        "target_modules": _targets(layers, every),
+        "fan_in_fan_out": not masked,  # GPT-2's kernels are [inputs, outputs]
         "bias": "none",
         "init_lora_weights": True,
         "modules_to_save": None,
         "inference_mode": True,
     }
+    if masked:  # PEFT has no task of this kind: it asks for the class
+        stored["auto_mapping"] = {
+            "base_model_class": bert.architecture(model, head),
+            "parent_library": "transformers.models.bert.modeling_bert",
+        }
     save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
 
 
-def _layers(model: GPT) -> dict[str, str]:
-    """The dense layers: their name, without the prefix, and our path."""
+class _Sides(NamedTuple):
+    a: np.ndarray  # [inputs, rank]
+    b: np.ndarray  # [outputs, rank]
+
+
+def _known(model: GPT | BERT) -> Any:
+    return bert if isinstance(model, BERT) else gpt2
+
+
+def _layers(model: GPT | BERT) -> dict[str, Place]:
+    """The dense layers: their name, without the prefix, and where they lie here."""
     return {
-        name.removesuffix(".weight"): place.path.removesuffix("/kernel")
-        for name, place in gpt2.places(model).items()
+        name.removesuffix(".weight"): place
+        for name, place in _known(model).places(model).items()
         if place.path.endswith("/kernel")
     }
+
+
+def _path(place: Place) -> str:
+    return place.path.removesuffix("/kernel")
+
+
+def _distinct(parts: Mapping[int | None, _Sides]) -> list[np.ndarray]:
+    """The different A of the parts of a kernel."""
+    found: list[np.ndarray] = []
+    for sides in parts.values():
+        if not any(np.array_equal(sides.a, a) for a in found):
+            found.append(sides.a)
+    return found
+
+
+def _side_by_side(
+    parts: Mapping[int | None, _Sides], shape: tuple[int, ...], times: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`a` `[inputs, times * rank]` and `b` `[*parts, times * rank, outputs]` of a kernel: a part
+    reads its own columns of `a`, and the rest of its `b` is zero, as is what fills up `a`."""
+    *stack, inputs, outputs = shape
+    rank = next(iter(parts.values())).a.shape[1]
+    a = np.zeros((inputs, times * rank), np.float32)
+    b = np.zeros((*stack, times * rank, outputs), np.float32)
+    for i, one in enumerate(_distinct(parts)):
+        columns = slice(i * rank, (i + 1) * rank)
+        a[:, columns] = one
+        for part, sides in parts.items():
+            if part is None:
+                b[..., columns, :] = sides.b.reshape(*stack, outputs, rank).swapaxes(-1, -2)
+            elif np.array_equal(sides.a, one):
+                b[part, columns] = sides.b.T
+    return a, b
 
 
 def _kinds(layers: Iterable[str], number: str) -> dict[str, set[str]]:
@@ -208,13 +276,14 @@ def _patterns(paths: list[str], every: set[str]) -> tuple[str, ...]:
     return tuple(patterns)
 
 
-def _targets(layers: list[str], every: set[str], prefix: str) -> list[str]:
-    """`target_modules`: the end of a name where all blocks have it, else the names."""
+def _targets(layers: list[str], every: set[str]) -> list[str]:
+    """`target_modules`: the end of a name where all layers that end so are adapted, else names."""
     number = r"^.*?\.\d+\."
-    kinds, all_kinds = _kinds(layers, number), _kinds(every, number)
     targets: list[str] = []
-    for kind, found in kinds.items():
-        targets += [kind] if found == all_kinds[kind] else [prefix + x for x in sorted(found)]
+    for kind, found in _kinds(layers, number).items():
+        # What PEFT takes it for: "output.dense" is the end of "attention.output.dense", too.
+        meant = {name for name in every if f".{name}".endswith(f".{kind}")}
+        targets += [kind] if meant <= set(layers) else sorted(found)
     return targets
 
 

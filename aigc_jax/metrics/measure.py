@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError
 from aigc_jax.metrics.frechet import Moments, check_counts, frechet_distance
 from aigc_jax.metrics.inception_score import inception_score
 from aigc_jax.metrics.kid import kernel_distance
@@ -146,20 +146,6 @@ METRICS = {
 }
 
 
-def parse(text: str, key: str = "metrics") -> tuple[str, ...]:
-    """The metrics that a list names: `"frechet, kid, prdc"`.
-
-    Raises:
-        UserError: one is unknown, or there are none.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        lookup(METRICS, name, key)
-    if not names:
-        raise UserError(f"{key} is empty; give some of {', '.join(METRICS)}")
-    return names
-
-
 def check(
     names: tuple[str, ...],
     network: FeatureNetwork,
@@ -175,7 +161,7 @@ def check(
         if needs and not network.classes:
             raise UserError(
                 f"{name} needs a classifier, and features={network.name} is none; take digits, "
-                "efficientnet or inception"
+                "fashion, efficientnet or inception"
             )
         has = 3 if network.separate else 2
         if needs == 3 and has == 2:

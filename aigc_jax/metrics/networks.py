@@ -2,7 +2,7 @@
 
 | name | images | features | weights |
 | --- | --- | --- | --- |
-| `digits` | grey; others than 28 x 28 are resized | 64 | come with this package |
+| `digits`, `fashion` | grey; others than 28 x 28 are resized | 64 | come with this package |
 | `efficientnet` | grey or colour, of any size | 1,280 | a package: the extra `features` |
 | `inception` | grey or colour, of any size | 2,048 | a file that you give |
 | `pixels` | any | the pixels | none |
@@ -217,6 +217,7 @@ def _efficientnet(name, shape, _) -> FeatureNetwork:
 NETWORKS = {
     "digits": _classifier,
     "efficientnet": _efficientnet,
+    "fashion": _classifier,
     "inception": _inception,
     "pixels": _pixels,
 }

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from aigc_jax.errors import UserError, lookup
+from aigc_jax.errors import UserError
 from aigc_jax.interop import pickled
 from aigc_jax.metrics import packaged, pairs
 from aigc_jax.metrics.batches import in_batches
@@ -41,20 +41,6 @@ class PairMetric(NamedTuple):
     apply: Callable[[Any, Array, Array], Array]
     params: Any
     card: Any
-
-
-def parse(text: str, key: str = "metrics") -> tuple[str, ...]:
-    """The metrics that a list names: `"psnr, lpips"`.
-
-    Raises:
-        UserError: one is unknown, or there is none.
-    """
-    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        lookup(METRICS, name, key)
-    if not names:
-        raise UserError(f"{key} is empty; give some of {', '.join(METRICS)}")
-    return names
 
 
 def make(

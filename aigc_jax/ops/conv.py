@@ -11,8 +11,10 @@ dilated and whose window is a whole image. XLA's CPU backend runs that some 30 t
 same sum written as the kernel gradient of the convolution that is transposed.
 
 On a CPU strided ones are matrix products, one per kernel row, which beat XLA's convolutions there;
-where the wide image has few channels, only its transpose is, as one product of all taps. Elsewhere
-every function here is one native convolution.
+where the wide image has few channels, its transpose and the gradient of its kernel are one product
+of all taps. No kernel gradient is a native one there: inside a loop (`lax.scan`: several updates in
+a step, several steps in a call) XLA's CPU backend runs that some 200 times slower than outside.
+Elsewhere every function here is one native convolution.
 """
 
 from collections.abc import Sequence
@@ -29,6 +31,7 @@ from aigc_jax.errors import UserError
 Pair = tuple[int, int]  # of the vertical and the horizontal dimension
 Pads = tuple[Pair, ...]  # (low, high) of each
 VECTOR = 8  # channels of a pixel that fill a CPU's vector
+WIDE = 64  # channels of which a CPU multiplies matrices at full speed
 
 
 def conv2d(
@@ -117,7 +120,9 @@ def _conv(x, kernel, strides: Pair, pads: Pads):
         )
         return y.astype(x.dtype)
 
-    return _by_platform(strides, native, products if x.shape[3] >= VECTOR else native)(x, kernel)
+    if strides == (1, 1) or x.shape[3] < VECTOR:  # windows overlap too much, or are too narrow
+        return native(x, kernel)
+    return _on_cpu(products, native)(x, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -153,8 +158,9 @@ def _conv_transpose(y, kernel, strides: Pair, pads: Pads):
             windows[phase] += _shift(tap, -3, -ahead, down.blocks)
         return jnp.moveaxis(_add_windows(windows, down, right)[..., 0], 0, -1).astype(y.dtype)
 
-    faster = products if channels >= VECTOR else planes
-    return _by_platform(strides, native, faster)(y, kernel)
+    if strides == (1, 1):
+        return native(y, kernel)
+    return _on_cpu(products if channels >= VECTOR else planes, native)(y, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -182,7 +188,45 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         kernel = jnp.stack(rows).swapaxes(1, 2)
         return kernel.reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
 
-    return _by_platform(strides, native, products if x.shape[3] >= VECTOR else native)(x, y)
+    def taps(x, y):
+        # What lies under each tap, an image of its own for every channel: width is the vector.
+        for axis in (1, 2):
+            low, stride = pads[axis - 1][0], strides[axis - 1]
+            x = _shift(x, axis, -low, stride * (y.shape[axis] - 1) + size[axis - 1])
+        down, right = (slice(s * (o - 1) + 1) for s, o in zip(strides, y.shape[1:3]))
+        seen = [
+            x[:, i:, j:, c][:, down, right][:, :: strides[0], :: strides[1]]
+            for i in range(size[0])
+            for j in range(size[1])
+            for c in range(x.shape[3])
+        ]
+        kernel = _product("kbhw,bhwo->ko", jnp.stack(seen), y)
+        return kernel.reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
+
+    def rows(x, y):
+        # Without a stride: windows across, and y shifted down, so that no window is copied again.
+        (top, _), (left, _) = pads
+        padded = _shift(x, 2, -left, y.shape[2] + size[1] - 1)
+        windows = [padded[:, :, j : j + y.shape[2]] for j in range(size[1])]
+        windows = jnp.concatenate(windows, -1)
+        kernel = [
+            _product("bhwk,bhwo->ko", windows, _shift(y, 1, top - i, x.shape[1]))
+            for i in range(size[0])
+        ]
+        return jnp.stack(kernel).reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
+
+    def turned(x, y):
+        # The native one, its axes in the order that is fast in a loop, too.
+        x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)
+        dims = ("NHWC", "HWIO", "NHWC")
+        kernel = lax.conv_general_dilated(x, y, (1, 1), pads, dimension_numbers=dims)
+        return kernel.transpose(1, 2, 0, 3)
+
+    if strides == (1, 1):
+        faster = rows if min(x.shape[3], y.shape[3]) >= WIDE else turned
+    else:
+        faster = products if x.shape[3] >= VECTOR else taps
+    return _on_cpu(faster, native)(x, y)
 
 
 def _conv_bwd(strides, pads, inputs, dy):
@@ -259,11 +303,9 @@ def _steps(pixels, size: Pair, strides: Pair, pads: Pads) -> list[_Steps]:
     ]
 
 
-def _by_platform(strides, native, on_cpu):
-    """`native` but on a CPU, if windows skip pixels: else they overlap too much for `on_cpu`."""
-    if strides == (1, 1) or on_cpu is native:
-        return native
-    return lambda *args: lax.platform_dependent(*args, cpu=on_cpu, default=native)
+def _on_cpu(faster, native):
+    """`faster` on a CPU, else `native`."""
+    return lambda *args: lax.platform_dependent(*args, cpu=faster, default=native)
 
 
 def _windows(x, down: _Steps, right: _Steps) -> list:

@@ -111,7 +111,7 @@ class Checkpoints:
             state=ocp.args.StandardSave(state),
             meta=ocp.args.JsonSave({**meta, "checksum": checksum(meta)}),
         )
-        with _disk_errors(self.directory):
+        with disk_errors(self.directory):
             self._open().save(step, args=args, metrics=metrics, force=True)
 
     def check(self) -> None:
@@ -122,14 +122,14 @@ class Checkpoints:
     def wait(self) -> None:
         """Blocks until what was started is on disk."""
         if self._manager is not None:
-            with _disk_errors(self.directory):
+            with disk_errors(self.directory):
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets go of the threads."""
         if self._manager is not None:
             self.wait()
-            with _disk_errors(self.directory):
+            with disk_errors(self.directory):
                 self._manager.close()
             self._manager = None
 
@@ -271,9 +271,9 @@ class Checkpoints:
                     with bucket.saying(str(path)):
                         raise
                 problem = first_line(error) or repr(error)
-            if _on_all(not problem):
+            if on_all(not problem):
                 problem = check(found)
-                if _on_all(not problem):
+                if on_all(not problem):
                     return found
             if steps[-1] not in self.steps():
                 continue
@@ -351,7 +351,7 @@ class _BeingRead:
         return [is_held(self._directory / str(each.step)) for each in checkpoints]
 
 
-def _on_all(yes: bool) -> bool:
+def on_all(yes: bool) -> bool:
     """Whether it is so on every process."""
     if jax.process_count() == 1:
         return yes
@@ -368,7 +368,7 @@ def _as_on_lead(steps: list[int]) -> list[int]:
 
 
 @contextlib.contextmanager
-def _disk_errors(directory: Place):
+def disk_errors(directory: Place):
     """A full or read-only disk is something that the user can mend, and so is a bucket."""
     remote = not isinstance(directory, Path)
     try:

@@ -60,7 +60,7 @@ def read_state(path: Place, meta: dict[str, Any], abstract: Any, missing: Missin
     stored = {"/".join(name) for name in layout}
     absent = [name for name in leaves if "/".join(name) not in stored]
     _check_fit(path, layout, leaves, [] if missing else absent)
-    found = _read_arrays(path, {k: v for k, v in leaves.items() if k not in set(absent)})
+    found = read_arrays(path, {k: v for k, v in leaves.items() if k not in set(absent)})
     if missing and absent:
         there = {"/".join(name): value for name, value in found.items()}
         found |= {name: missing("/".join(name), leaves[name], there) for name in absent}
@@ -71,7 +71,7 @@ def read_state(path: Place, meta: dict[str, Any], abstract: Any, missing: Missin
 def read_parameters(path: Place, meta: dict[str, Any], part: str) -> dict[str, Any]:
     """`{network: nested dict of numpy arrays}`, with nothing known of the state's structure."""
     names = [n for n in _layout(path, meta) if n[0] == "networks" and n[2:3] == (part,)]
-    found = _read_arrays(path, dict.fromkeys(names))
+    found = read_arrays(path, dict.fromkeys(names))
     networks: dict[str, Any] = {}
     for (_, network, _, *inner), value in found.items():
         node = networks.setdefault(network, {})
@@ -217,9 +217,7 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _read_arrays(
-    path: Place, wanted: Mapping[Name, jax.ShapeDtypeStruct | None]
-) -> dict[Name, Any]:
+def read_arrays(path: Place, wanted: Mapping[Name, jax.ShapeDtypeStruct | None]) -> dict[Name, Any]:
     """These arrays, each placed as its shape says, or in numpy for None."""
     import orbax.checkpoint as ocp
     from etils import epath

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from aigc_jax.errors import UserError, first_line, lookup
+from aigc_jax.errors import UserError, first_line, names_in
 from aigc_jax.run.files import read_optional, write_json
 
 PROJECT = "aigc_jax"  # where the service's own variable names no other
@@ -145,15 +145,14 @@ def names(given: str) -> list[str]:
     Raises:
         UserError: one is not known, or its package is not installed.
     """
-    found = [name.strip() for name in given.split(",") if name.strip()]
+    found = names_in(TRACKERS, given, "config.train.trackers") if given.strip() else ()
     for name in found:
-        lookup(TRACKERS, name, "config.train.trackers")
         if importlib.util.find_spec(name) is None:
             raise UserError(
                 f'config.train.trackers="{given}": {name} is not installed; run: pip install '
                 '"aigc-jax[track]"'
             )
-    return list(dict.fromkeys(found))
+    return list(found)
 
 
 class Trackers:

@@ -45,6 +45,8 @@ class Seq2Seq:
         model: its `source_length` and `block_size` are at least one more than the lengths.
         tx, ema_decay, accumulate, freeze: as for `CausalLM`.
         label_smoothing: as for `CausalLM`.
+        packed: whether rows hold several pairs: their sources one after the other, each followed by
+            one -1, and their targets alike. To evaluations a row is one example.
     """
 
     model: EncoderDecoder
@@ -53,6 +55,7 @@ class Seq2Seq:
     accumulate: int = 1
     freeze: tuple[str, ...] = ()
     label_smoothing: float = 0.0
+    packed: bool = False
 
     kinds: ClassVar[tuple[str, ...]] = ("samples",)
     tensor_rules: ClassVar[tuple[tuple[str, int], ...]] = TENSOR_RULES
@@ -83,7 +86,7 @@ class Seq2Seq:
         network = state.networks["model"]
 
         def loss_fn(params, microbatch):
-            source, tokens, targets, weights = self._shifted(microbatch)
+            source, tokens, targets, weights, segments = self._shifted(microbatch)
             loss, correct = self.model.apply(
                 network.variables(params),
                 source,
@@ -92,6 +95,7 @@ class Seq2Seq:
                 weights,
                 microbatch["id"],
                 self.label_smoothing,
+                segments,
                 rngs={"dropout": key},
                 method="loss",
             )
@@ -228,28 +232,45 @@ class Seq2Seq:
     def _ended(self, sequences: Int[Array, "batch length"]) -> Int[Array, "batch length_and_1"]:
         """The sequences, each with the end token after its last."""
         longer = jnp.pad(sequences, ((0, 0), (0, 1)), constant_values=-1)
+        if self.packed:
+            return jnp.where((_numbers(sequences) > 0) & (longer < 0), self.end_token, longer)
         count = (sequences >= 0).sum(axis=1, keepdims=True)
         return jnp.where(jnp.arange(longer.shape[1]) == count, self.end_token, longer)
 
     def _shifted(self, batch):
-        """The sources, what the decoder reads, what it is to predict, and the weights of these."""
+        """The sources, what the decoder reads, what it is to predict, the weights of these, and the
+        segments of both sides where rows are packed."""
         targets = self._ended(batch["target"])
         weights: Float[Array, "batch length"] = (targets >= 0).astype(jnp.float32)
         targets = jnp.maximum(targets, 0)
         begin = jnp.full_like(targets[:, :1], self.begin_token)
-        tokens = jnp.concatenate([begin, targets[:, :-1]], axis=1)
-        return self._ended(batch["source"]), tokens, targets, weights
+        tokens, segments = jnp.concatenate([begin, targets[:, :-1]], axis=1), None
+        if self.packed:
+            segments = (_numbers(batch["source"]), _numbers(batch["target"]))
+            first = jnp.diff(segments[1], axis=1, prepend=0) > 0
+            tokens = jnp.where(first, self.begin_token, tokens)
+        return self._ended(batch["source"]), tokens, targets, weights, segments
 
     def _scored(self, state, batch):
         """Of every token of the targets its loss, whether it is the likeliest, and its weight."""
-        source, tokens, targets, weights = self._shifted(batch)
-        logits: Any = self.model.apply(state.networks["model"].variables(), source, tokens)
+        source, tokens, targets, weights, segments = self._shifted(batch)
+        variables = state.networks["model"].variables()
+        logits: Any = self.model.apply(variables, source, tokens, None, segments)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
         return loss, self._without_begin(logits).argmax(axis=-1) == targets, weights
 
     def _without_begin(self, logits):
         """What begins a target does not come again in it."""
         return logits.at[..., self.begin_token].set(-jnp.inf)
+
+
+def _numbers(rows: Int[Array, "batch length"]) -> Int[Array, "batch length_and_1"]:
+    """Which sequence of its row a token belongs to, from 1 on, and the place of the end after each;
+    0 where there is none."""
+    given = jnp.pad(rows >= 0, ((0, 0), (0, 1)))
+    before = jnp.pad(rows >= 0, ((0, 0), (1, 0)))
+    numbers = (given & ~before).astype(jnp.int32).cumsum(axis=1)
+    return jnp.where(given | before, numbers, 0)
 
 
 def _totals(loss, correct, count) -> dict[str, clu_metrics.Metric]:
@@ -268,7 +289,7 @@ NETWORKS = ("model",)
 def sections(config: Config) -> dict[str, Section]:
     """The parts of a config that this family fills in, see `tasks.complete`."""
     return {
-        "task": Section(Seq2Seq, ("model", *TRAINING)),
+        "task": Section(Seq2Seq, ("model", "packed", *TRAINING)),
         "model": Section(EncoderDecoder, ("vocab_size", "source_length", "block_size", "dtype")),
     }
 
@@ -294,5 +315,6 @@ def build(config: Config, spec: Spec, training: dict[str, Any]) -> Seq2Seq:
         "config.task",
         config.task,
         model=model,
+        packed=bool(config.data.get("pack")),
         **{name: training[name] for name in TRAINING},
     )

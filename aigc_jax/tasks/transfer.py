@@ -56,7 +56,8 @@ def transfer(
             of further ones stay as they were drawn (`VOCABULARY`).
 
     Raises:
-        UserError: two paths become one, an expression cannot be read, or nothing is taken.
+        UserError: two paths become one, an expression cannot be read, nothing is taken, or what
+            would be is not finite.
     """
     source: dict[str, Any] = {}
     for path, value in flatten_dict(_laid_out(given, state), sep="/").items():
@@ -80,6 +81,8 @@ def transfer(
                 left[path] = "not there"
             elif not jnp.issubdtype(value.dtype, jnp.floating):
                 left[path] = f"{value.dtype} there, {leaf.dtype} here"
+            elif value.shape[1:] == leaf.shape[1:] and not np.isfinite(np.asarray(value)).all():
+                raise UserError(f"config.train.init_from: {path} holds NaN or infinities there")
             elif vocab and place in VOCABULARY and _grown(value.shape, leaf.shape, vocab):
                 taken.append(path)
                 flat[place] = jax.jit(

@@ -7,8 +7,8 @@
 Five 3 x 3 convolutions, 64 features, 219,402 parameters. Digits are shifted by up to 2 pixels,
 clothes mirrored; dropout 0.3 before the logits; moving average of the parameters.
 
-Seen (8 epochs, seed 0, float32, one CPU device): 99.42 % of the 10,000 test digits. Clothes have
-not been trained to the end.
+Seen (seed 0, float32, one CPU device): after 8 epochs 99.42 % of the 10,000 test digits, after 16
+epochs 92.68 % of the 10,000 test images of Fashion-MNIST.
 """
 
 from ml_collections import ConfigDict

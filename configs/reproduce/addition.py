@@ -15,9 +15,11 @@ ROW = Row(
     published=1.0,
     tolerance=0.001,
     source="flax examples/seq2seq README (github.com/google/flax)",
-    protocol="examples made on the fly; share of held-out sums that are right",
-    deviations="a transformer, there an LSTM; right means every token, each given the true ones "
-    "before it: the same sums as greedy decoding gets right",
+    protocol="examples made on the fly; share of 1,000 sums that are right, each token given the "
+    "true ones before it",
+    deviations="a transformer, there an LSTM of 512; of each number the number of digits is drawn "
+    "first, as in Keras' addition_rnn, there one number is below 100, the other below 1,000; the "
+    "sums are held out of training, there they are a batch of it",
     unit="share",
 )
 

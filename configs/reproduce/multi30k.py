@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.best = ""
     if arg == "smoke":
         config.data.source, config.data.pair = "synthetic_reverse", ""
+        config.data.pack = False
         config.data.tokenizer = "char"
         config.data.split, config.data.eval_split = "train[:64]", "validation[:16]"
         config.data.batch_size = config.data.eval_batch_size = 16

@@ -38,7 +38,6 @@ STORED = {
 }
 
 
-@settings(deadline=None)
 @given(
     orientation=st.sampled_from(sorted(STORED)),
     file_format=st.sampled_from(["PNG", "WEBP", "TIFF", "TIFF packed", "JPEG"]),
@@ -59,7 +58,6 @@ def test_a_rotation_mark_is_obeyed_by_size_and_pixels(orientation, file_format, 
     np.testing.assert_array_equal(out, upright.reshape(*size, channels))
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.integers(0, 65535), min_size=1, max_size=40),
     file_format=st.sampled_from(["PNG", "TIFF", "PPM", "JPEG2000"]),
@@ -104,7 +102,6 @@ def test_a_transparent_grey_of_sixteen_bits_shows_the_background():
     assert decode(file, Target(1, 2, 1), "it").ravel().tolist() == [255, 4]
 
 
-@settings(deadline=None)
 @given(
     mode=st.sampled_from(["RGBA", "LA", "PA", "P", "L", "RGB", "1"]),
     background=st.sampled_from(["white", "black", "#8040c0"]),
@@ -143,7 +140,7 @@ def _white(mode, size):
     return Image.new("RGB", size, "white").convert(mode)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     mode=st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F"]),
     file_format=st.sampled_from(["PNG", "TIFF", "GIF", "WEBP", "BMP", "TGA", "JPEG", "PPM", "ICO"]),

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from aigc_jax import config
-from aigc_jax.data import catalog, source, tfds_files
+from aigc_jax.data import catalog, decoding, source, tfds_files
 from aigc_jax.errors import UserError
 
 SHARDS = {"train": [30, 17], "test": [9]}
@@ -161,7 +161,7 @@ def test_images_are_resized_when_asked(tfds_dir):
 
 def test_a_set_larger_than_the_memory_is_refused(tfds_dir, monkeypatch):
     _pictures(tfds_dir / "digits" / "1.0.0")
-    monkeypatch.setattr(source, "host_memory", lambda: 1000)
+    monkeypatch.setattr(decoding, "host_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"use data.placement=disk or a smaller data.image_size"):
         source.load(_images(), "train")
     assert source.load(_images(placement="disk"), "train").size == 47

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 import aigc_jax
 from aigc_jax.__main__ import VERBS
 from aigc_jax.command_line import load, parse
-from aigc_jax.convert import export_model, import_model
+from aigc_jax.convert import export_model, import_model, run_config
 from aigc_jax.data import subwords
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
@@ -61,6 +61,12 @@ def test_it_is_exported_to_the_bit_with_its_files(workdir, model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, theirs, ours)
     stored = json.loads((model / hf.CONFIG).read_text())
     assert json.loads((tmp_path / "out" / hf.CONFIG).read_text()) == stored
+
+
+def test_without_a_tokenizer_it_keeps_its_size():
+    found = hf.read(GOLDEN / "masked")
+    model = Experiment(run_config(found)).task.model
+    assert model.vocab_size == found.fields["vocab_size"] == 37
 
 
 def test_a_classifier_starts_from_it_by_its_own_config(workdir, tmp_path, capsys):

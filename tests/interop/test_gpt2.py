@@ -182,6 +182,16 @@ def test_tensors_that_do_not_fit_are_each_named(tmp_path):
     assert "h.1.attn.c_attn.weight is [24, 71] and should be [24, 72]" in line
 
 
+def test_weights_are_finite_numbers(tmp_path):
+    bias = np.zeros(24, np.float32)
+    for value, says in (
+        (bias.astype(int), r"these are not: ln_f.bias \(int"),
+        (bias + np.inf, "NaN or infinities: ln_f.bias"),
+    ):
+        with pytest.raises(UserError, match=says):
+            hf.read(damaged(tmp_path, transformer__ln_f__bias=value))
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

@@ -19,7 +19,7 @@ from aigc_jax.errors import UserError
 from aigc_jax.interop import huggingface as hf
 from aigc_jax.interop import peft
 from aigc_jax.models.lora import LoRA, adapted, merged
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import BERT, GPT
 from aigc_jax.tasks.task import merge
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -28,19 +28,23 @@ NAMES = ("plain", "untied")
 LORA = {
     "plain": LoRA(("/qkv$", "/mlp_out$"), 3, 8.0, 0.1),
     "untied": LoRA(("/blocks_(0|2)/qkv$", "/mlp_in$"), 4, 2.5, 0.0, True),
+    # Theirs is of rank 2, its queries and values with an A each.
+    "masked": LoRA(("/attention_out$", "/qkv$", "/mlp_out$"), 4, 6.0),
 }
+BASES = {"plain": "gpt2/plain", "untied": "gpt2/untied", "masked": "bert/masked"}
 
 
 def theirs(name: str):
     """A golden base, its adapters, and what PEFT computed with both."""
-    found = hf.read(GOLDEN / "gpt2" / name)
-    model = GPT(**{**found.fields, "dropout": 0.0})
+    found = hf.read(GOLDEN / BASES[name])
+    kind = {"causal_lm": GPT, "masked_lm": BERT}[found.task]
+    model = kind(**{**found.fields, "dropout": 0.0})
     read = peft.read(GOLDEN / "peft" / name, model, found.parameters)
     expected = np.load(GOLDEN / "peft" / name / "expected.npz")
     return model, found.parameters, read, expected["tokens"], expected["logits"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LORA)
 def test_logits_are_theirs_whole_and_merged(name):
     model, base, read, tokens, expected = theirs(name)
     assert read.lora == LORA[name]
@@ -71,6 +75,26 @@ def test_the_files_come_out_as_they_came_in(name, tmp_path):
             "untied": ["mlp.c_fc", "transformer.h.0.attn.c_attn", "transformer.h.2.attn.c_attn"],
         }[name]
     )
+
+
+def test_a_berts_adapters_are_written_for_queries_keys_and_values(tmp_path):
+    """What is written is read again to the bit: three copies of A are one."""
+    model, _, read, *_ = theirs("masked")
+    peft.write(tmp_path, model, read.parameters, read.lora, "base")
+    stored = json.loads((tmp_path / peft.CONFIG).read_text())
+    # "output.dense" names the attention's, too.
+    parts = [f"attention.self.{part}" for part in ("key", "query", "value")]
+    assert sorted(stored["target_modules"]) == ["attention.output.dense", *parts, "output.dense"]
+    assert stored["auto_mapping"]["base_model_class"] == "BertForMaskedLM"
+    again = peft.read(tmp_path, model, hf.read(GOLDEN / BASES["masked"]).parameters)
+    assert set(again.lora.patterns) == set(read.lora.patterns)
+    assert again.lora._replace(patterns=read.lora.patterns) == read.lora
+    assert_same(again.parameters, read.parameters)
+    blocks = {name: {"mlp_out": of["mlp_out"]} for name, of in read.parameters.items()}
+    peft.write(tmp_path, model, blocks, read.lora, "base")
+    stored = json.loads((tmp_path / peft.CONFIG).read_text())
+    assert all(name.endswith("output.dense") for name in stored["target_modules"])
+    assert all(name.startswith("bert.encoder.layer.") for name in stored["target_modules"])
 
 
 def convert(**flags):
@@ -139,6 +163,8 @@ FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
         ({"r": 4}, None, r"lora_A of h.0.attn.c_attn is \[3, 24\] and should be \[4, 24\]"),
         (None, lambda x: {FIRST: x[FIRST]}, "lora_B of h.0.attn.c_attn is missing"),
         (None, lambda x: {**x, "h.9": x[FIRST]}, "h.9 is no adapter of a layer of this model"),
+        (None, lambda x: {**x, FIRST: x[FIRST].astype(int)}, r"not: .*lora_A.weight \(int64\)"),
+        (None, lambda x: {**x, FIRST: x[FIRST] * np.nan}, "NaN or infinities: .*lora_A.weight"),
         (None, lambda x: {}, "holds no adapters"),
     ],
 )

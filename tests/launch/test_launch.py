@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -256,10 +257,12 @@ def test_the_recipes_say_how_many_machines_a_slice_has():
 
 
 def taught(program: str) -> list[str]:
-    """The commands of a program in the fenced blocks of the README."""
+    """The commands of a program in the fenced blocks of the README, without `xargs` before them."""
     text = (REPOSITORY / "launch" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(program)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [re.sub(r"^xargs [-\w{} ]*?(?=gcloud )|[<>] machines$", "", line) for line in lines]
+    return [line for line in lines if line.startswith(program)]
 
 
 def test_the_readme_teaches_commands_that_are_accepted():
@@ -272,12 +275,35 @@ def test_the_readme_teaches_commands_that_are_accepted():
         assert printed(f"{flags} --dry-run{hyphens}{command}")
 
 
+def test_the_commands_for_a_group_of_machines_are_those_of_the_launcher_for_a_tpu(tmp_path):
+    (tmp_path / "machines").write_text("gpt2-x1\n")
+    page = (REPOSITORY / "launch" / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^xargs .*$", page, re.MULTILINE)
+    reached = [shell(line, tmp_path, "gcloud") for line in lines]
+    assert all(words[2].startswith(("gpt2-x1", "aigc_jax.bundle")) for words in reached)
+    train = "-- aigc train --config=configs/lm/gpt2.py --workdir=/mnt/runs/gpt2"
+    theirs = [
+        printed(f"tpu.py setup gpt2 --bucket=my-runs {TPU}"),
+        printed(f"tpu.py run gpt2 {TPU} {train}"),
+    ]
+    theirs = [word for text in theirs for word in shlex.split(text) if "--command=" in word]
+    ours = [word for words in reached for word in words if "--command=" in word]
+    assert ours[:2] == theirs
+    policy, machine, size = (
+        re.findall(rf"^gcloud .*{option}=(\S+)", page, re.MULTILINE)
+        for option in ("--accelerator-topology", "templates create .*--machine-type", "--size")
+    )
+    assert slices.parse(f"{machine[0]}:{policy[0]}").hosts == int(size[0])
+
+
 def test_gcloud_knows_every_flag(tmp_path):
     if shutil.which("gcloud") is None:
         pytest.skip("gcloud is not installed")
     goldens = "".join((GOLDEN / name).read_text() for name in CASES if name.endswith(".txt"))
     lines = goldens.replace("\\\n", " ").splitlines()
     commands = [line for line in lines if line.startswith("gcloud ")] + taught("gcloud ")
+    newer = " --target-size-policy-mode=bulk"  # than gcloud 528
+    commands = [line.replace(newer, "") for line in commands]
     assert len(commands) > 30
     listing = tmp_path / "commands.json"
     listing.write_text(json.dumps([{"command_string": command} for command in commands]))

@@ -45,13 +45,15 @@ def commands() -> list[tuple[int, list[str]]]:
         slice_of[name] = int(size or slice_of.get(name, 8))
         if "aigc train" in line or line.startswith("docker run"):
             found.append((slice_of[name], words[words.index("train", 3) + 1 :]))
-    return found
+    chips = math.prod(map(int, re.findall(r"--accelerator-topology=(\w+)", PAGE)[0].split("x")))
+    of_a_group = re.findall(r'^xargs .* aigc train (.*)" < machines$', PAGE, re.MULTILINE)
+    return found + [(chips, shlex.split(words)) for words in of_a_group]
 
 
 def test_every_training_command_would_start():
     asked = commands()
     assert {count for count, _ in asked} == {2, 8, 16, 256}
-    assert len(asked) >= 6
+    assert len(asked) >= 7
     unique = {json.dumps(each): each for each in asked}
     run = subprocess.run(
         [sys.executable, "-c", CHECK, json.dumps(list(unique.values()))],

@@ -1,8 +1,11 @@
 """SLURM's batch scripts: words and places reach the command, and a job out of time goes on."""
 
+import getpass
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,27 +77,81 @@ def test_a_batch_job_that_ends_on_time_is_not_queued_again(slurm):
     assert not (slurm / "requeued").exists()
 
 
-@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs sbatch (slurm-client)")
-def test_sbatch_takes_every_option(tmp_path):
-    """sbatch reads the options first, and misses the controller afterwards."""
-    (tmp_path / "slurm.conf").write_text(
-        "ClusterName=c\nSlurmctldHost=localhost\nAuthType=auth/none\nGresTypes=gpu\n"
-        "NodeName=localhost\nPartitionName=gpu Nodes=localhost\nMessageTimeout=1\n"
+SLURM = """
+ClusterName=c
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+AuthType=auth/none
+CredType=cred/none
+SlurmctldPort={port}
+StateSaveLocation={folder}
+SlurmdSpoolDir={folder}
+SlurmctldPidFile={folder}/pid
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ProctrackType=proctrack/linuxproc
+GresTypes=gpu
+SuspendProgram=/bin/true
+ResumeProgram=/bin/true
+MessageTimeout={patience}
+NodeName=gpu[1-4] CPUs=96 RealMemory=1000 Gres=gpu:8 State=CLOUD
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=2-00:00:00
+"""
+
+
+@pytest.fixture
+def sbatch(tmp_path):
+    """`sbatch --test-only` of a cluster of four nodes of eight GPUs, with its controller running if
+    there is one (slurmctld); what it says of a script."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    controller = shutil.which("slurmctld", path=f"{os.environ['PATH']}:/usr/sbin")
+    conf = tmp_path / "slurm.conf"
+    conf.write_text(
+        SLURM.format(
+            host=socket.gethostname().partition(".")[0],
+            user=getpass.getuser(),
+            port=port,
+            folder=tmp_path,
+            patience=10 if controller else 1,
+        )
     )
-    variables = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
-    bad = tmp_path / "bad.sbatch"
-    bad.write_text((GOLDEN / "slurm_per_gpu.sbatch").read_text().replace("B:USR1@", "B:USR9@"))
-    said = {
-        path.name: subprocess.run(
-            ["sbatch", "--test-only", path],
-            env=variables,
+
+    def ask(text: str) -> str:
+        (tmp_path / "job").write_text(text)
+        done = subprocess.run(
+            ["sbatch", "--test-only", tmp_path / "job"],
+            env={**os.environ, "SLURM_CONF": str(conf)},
             capture_output=True,
             text=True,
             check=False,
-        ).stderr
-        for path in (*sorted(GOLDEN.glob("*.sbatch")), bad)
-    }
-    assert "Invalid --signal" in said.pop("bad.sbatch")
-    assert len(said) == 2
-    for text in said.values():
-        assert text.startswith("allocation failure: Unable to contact slurm controller"), text
+        )
+        return done.stderr
+
+    if not controller:
+        yield ask, False
+        return
+    argv = [controller, "-D", "-c", "-f", conf]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert any("Running as primary controller" in line for line in process.stderr)
+    yield ask, True
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="needs sbatch (slurm-client)")
+def test_sbatch_takes_every_option(sbatch):
+    """Without a controller (slurmctld) it reads the options first, and misses that afterwards."""
+    ask, controller = sbatch
+    script = (GOLDEN / "slurm_per_gpu.sbatch").read_text()
+    assert "Invalid --signal" in ask(script.replace("B:USR1@", "B:USR9@"))
+    for path, expected in (("per_gpu", "192 processors on nodes gpu[1-2]"), ("per_node", "gpu1")):
+        said = ask((GOLDEN / f"slurm_{path}.sbatch").read_text())
+        if controller:
+            assert re.match(rf"sbatch: Job \d+ to start at .*{re.escape(expected)} in ", said), said
+        else:
+            assert said.startswith("allocation failure: Unable to contact slurm controller"), said
+    if controller:
+        assert "configuration is not available" in ask(script.replace("per-node=8", "per-node=9"))

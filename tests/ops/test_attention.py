@@ -122,7 +122,8 @@ def test_the_output_keeps_the_dtype(dtype):
 
 @pytest.mark.tpu_compiler
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_on_a_tpu_no_scores_reach_memory_and_masked_blocks_are_skipped():
+@pytest.mark.parametrize("packed", [False, True])
+def test_on_a_tpu_no_scores_reach_memory_and_masked_blocks_are_skipped(packed):
     mesh = Mesh(
         np.array(topology.describe("v5e:2x2").devices).reshape(2, 1, 2),
         ("data", "fsdp", "tensor"),
@@ -132,12 +133,17 @@ def test_on_a_tpu_no_scores_reach_memory_and_masked_blocks_are_skipped():
     spec = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor"))
     shape = jax.ShapeDtypeStruct((batch, length, heads, head_dim), jnp.bfloat16, sharding=spec)
 
-    def loss(*operands):
+    rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    documents = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=rows)
+
+    def loss(*operands, segments=None):
         assert splash_applies(operands[0])
-        return splash_attention(*operands).astype(jnp.float32).sum()
+        return splash_attention(*operands, segments=segments).astype(jnp.float32).sum()
 
     with jax.set_mesh(mesh):
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*(shape,) * 3).compile()
+        step = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+        more = {"segments": documents} if packed else {}
+        compiled = step.lower(*(shape,) * 3, **more).compile()
     product = 2 * (batch // 2) * (heads // 2) * length**2 * head_dim
     blocks = length // 512
     expected = 9 * product * (blocks + 1) // (2 * blocks)

@@ -74,6 +74,14 @@ def test_values_and_gradients_are_those_of_lax(kind, seed):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 3), (-1, 2)), ((4, -1), (3, 3))])
+def test_gradients_of_wide_kernels_without_a_stride_are_those_of_lax(kind, pads):
+    x, k = draw(0, 2, 6, 5, 64), draw(1, 3, 2, 64, 64)
+    ours, theirs = (jax.jit(jax.grad(scalar(f, (1, 1), pads), (0, 1))) for f in PAIRS[kind])
+    assert_trees_close(ours(x, k), theirs(x, k))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_second_derivatives_are_those_of_lax(kind, seed):
     x, k, strides, padding = case(seed)
@@ -115,12 +123,14 @@ def test_vmapped_and_scanned_gradients_are_the_gradients_one_by_one(kind):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-@pytest.mark.parametrize(("devices", "channels"), [(2, 8), (8, 8), (8, 3)])
-def test_a_split_batch_is_never_gathered(kind, devices, channels):
-    x, k = draw(0, 16, 6, 6, 8), draw(1, 3, 3, 8, channels)
+@pytest.mark.parametrize(
+    ("devices", "channels", "stride"), [(2, 8, 2), (8, 8, 2), (8, 3, 2), (8, 8, 1), (8, 64, 1)]
+)
+def test_a_split_batch_is_never_gathered(kind, devices, channels, stride):
+    x, k = draw(0, 16, 6, 6, channels), draw(1, 3, 3, channels, channels)
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     split, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
-    grad = jax.value_and_grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1))
+    grad = jax.value_and_grad(scalar(PAIRS[kind][0], (stride, stride), "SAME"), (0, 1))
     sharded = jax.jit(grad, in_shardings=(split, whole), out_shardings=(whole, (split, whole)))
     compiled = sharded.lower(x, k).compile()
     text = compiled.as_text()
@@ -148,9 +158,9 @@ def test_under_shard_map_the_devices_gradients_add_up(kind):
     assert_trees_close(jax.jit(grad)(x, k), jax.jit(jax.grad(loss, (0, 1)))(x, k))
 
 
-def lowered(kind, platform, channels=9):
+def lowered(kind, platform, channels=9, stride=2):
     x, k = draw(0, 2, 4, 4, channels), draw(1, 5, 5, channels, channels)
-    grad = jax.grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1))
+    grad = jax.grad(scalar(PAIRS[kind][0], (stride, stride), "SAME"), (0, 1))
     return jax.jit(grad).trace(x, k).lower(lowering_platforms=(platform,)).as_text()
 
 
@@ -173,11 +183,22 @@ def test_on_a_cpu_pixels_of_eight_channels_are_multiplied_as_matrices(kind):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_on_a_cpu_only_a_dilated_input_of_few_channels_is_a_product(kind):
+def test_on_a_cpu_pixels_of_few_channels_are_a_product_but_forward(kind):
+    """The dilated input, and the gradient of the kernel."""
     text = lowered(kind, "cpu", channels=1)
-    assert text.count("stablehlo.dot_general") == 1
-    assert text.count("stablehlo.convolution") == 2
+    assert text.count("stablehlo.dot_general") == 2
+    assert text.count("stablehlo.convolution") == 1
     assert "lhs_dilate = [2, 2]" not in text
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [1, 9, 64])
+def test_on_a_cpu_no_convolution_runs_over_examples_as_channels(kind, stride, channels):
+    """In a loop XLA's CPU backend has no fast program for it; TPUs do."""
+    examples_last = "dim_numbers = [f, 0, 1, b]"
+    assert examples_last not in lowered(kind, "cpu", channels, stride)
+    assert examples_last in lowered(kind, "tpu", channels, stride)
 
 
 def test_unknown_padding_is_refused_by_name():

@@ -110,24 +110,36 @@ def test_kill_at_any_moment(emulator, tmp_path):
     check_is_run(config, copied(emulator, "killed", tmp_path), tmp_path / "whole")
 
 
-def test_a_run_from_a_disk_goes_on_in_a_bucket_with_two_processes(emulator, undisturbed):
-    """Copied there, sharded anew: parameters are split over the devices of both."""
+def test_a_run_goes_on_with_one_two_and_four_processes(emulator, undisturbed, tmp_path):
+    """Begun by one process on a disk and copied; then its parameters are split over all devices of
+    two processes, and over pairs of the devices of four."""
     half = undisturbed / "half"
     for path in half.rglob("*"):
         if path.is_file():
-            bucket.write(f"gs://runs/two/{path.relative_to(half)}", path.read_bytes())
-    flags = ["train", f"--config={FAMILIES['vae']}", "--workdir=gs://runs/two"]
-    flags += ["--config.parallel.data=1", "--config.parallel.fsdp=4", "--num_processes=2"]
-    flags += [f"--coordinator=127.0.0.1:{free_port()}", "--config.parallel.fsdp_min_size=0"]
-    members = [aigc(*flags, f"--process_id={i}", devices=2) for i in range(2)]
-    for member in members:
-        _, errors = member.communicate(timeout=300)
-        assert member.returncode == 0, errors
-    assert any("ocdbt.process_1" in name for name in emulator.names("two/checkpoints/8/"))
-    config = make_config("vae")
+            bucket.write(f"gs://runs/many/{path.relative_to(half)}", path.read_bytes())
+    flags = ["train", f"--config={FAMILIES['vae']}", "--workdir=gs://runs/many"]
+    flags += ["--config.train.checkpoint_every=2 steps", "--config.train.keep=9"]
+    flags += ["--config.parallel.fsdp_min_size=0", "--config.parallel.data=-1"]
+    flags += [f"--config.train.{event}_every=never" for event in ("eval", "sample")]
+    for processes, devices, fsdp, begin in ((2, 2, 4, 5), (4, 1, 2, 6)):
+        for name in emulator.names("many/checkpoints/8/"):
+            bucket.remove(f"gs://runs/{name}")  # as if two processes had been lost before it
+        join = [f"--num_processes={processes}", f"--coordinator=127.0.0.1:{free_port()}"]
+        join += [f"--config.parallel.fsdp={fsdp}"]
+        each = [f"--process_id={i}" for i in range(processes)]
+        members = [aigc(*flags, *join, me, devices=devices) for me in each]
+        errors = [member.communicate(timeout=300)[1] for member in members]
+        assert [member.returncode for member in members] == [0] * processes, errors
+        assert f"resuming from step {begin}\n" in errors[0]
+        last = f"ocdbt.process_{processes - 1}"
+        assert any(last in name for name in emulator.names("many/checkpoints/8/"))
+    config, whole = make_config("vae"), undisturbed / "whole"
+    ours, theirs = (metrics_by_step(w) for w in (copied(emulator, "many", tmp_path), whole))
+    assert [ours[step]["loss"] for step in range(1, 9)] == pytest.approx(
+        [theirs[step]["loss"] for step in range(1, 9)], rel=1e-4
+    )
     states = [
-        final_state(config, workdir).networks["model"].params
-        for workdir in (Path("gs:/runs/two"), undisturbed / "whole")
+        final_state(config, w).networks["model"].params for w in (Path("gs:/runs/many"), whole)
     ]
     assert_close(*states, rtol=1e-2, atol=5e-4)  # the order of sums
 

@@ -10,6 +10,7 @@ from runs import assert_close, make_config, trained
 
 from aigc_jax.experiment import Experiment
 from aigc_jax.models.transformer import BERT
+from aigc_jax.sample import prompt_tokens
 from aigc_jax.tasks.masked_lm import MaskedLM, hide
 from aigc_jax.tasks.task import Settings, Task, inference_state
 
@@ -82,9 +83,10 @@ def test_masks_are_filled_and_what_was_given_stays():
     np.testing.assert_array_equal(made["tokens"][:, given], prompt[:, given])
 
 
-def test_one_device_equals_eight_and_jit_equals_pmap_and_microbatches_change_nothing():
+def test_one_device_equals_a_mesh_and_jit_equals_pmap_and_microbatches_change_nothing():
     state, metrics = trained(CONFIG, devices=1)
-    for other in ({"devices": 8}, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
+    mesh = {"parallel__data": 2, "parallel__fsdp": 2, "parallel__tensor": 2}
+    for other in (mesh, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
         found, seen = trained(CONFIG, **other)
         assert_close(found.networks["model"].params, state.networks["model"].params, 1e-3, 1e-4)
         for a, b in zip(seen, metrics):
@@ -96,3 +98,10 @@ def test_the_model_has_a_mask_where_the_tokenizer_has_none():
     size = experiment.data.tokenizer.vocab_size
     assert experiment.task.mask_token == size
     assert experiment.task.model.vocab_size == size + 1
+    encode = experiment.data.tokenizer.encode
+    for prompt in ("a[MASK][MASK] b", "[MASK]a", "a"):
+        tokens = prompt_tokens(experiment, prompt)
+        assert (tokens == size).sum() == prompt.count("[MASK]")
+        given = tokens[tokens < size]
+        np.testing.assert_array_equal(given, encode(prompt.replace("[MASK]", "")))
+    assert prompt_tokens(experiment, "a[MASK][MASK] b")[1:3].tolist() == [size, size]

@@ -1,5 +1,6 @@
 """The laws of sequence to sequence: weights, exact match, generation, any devices; and its data."""
 
+import dataclasses
 import functools
 import gzip
 
@@ -12,6 +13,7 @@ from runs import assert_close, make_config, trained
 
 from aigc_jax import config
 from aigc_jax.data import source
+from aigc_jax.data.text_pairs import packed
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.models.transformer import EncoderDecoder
@@ -89,6 +91,39 @@ def test_exact_match_is_what_greedy_decoding_gets_right():
         assert exact[row] == np.array_equal(found, target[target >= 0])
 
 
+def test_packed_pairs_have_the_loss_and_the_gradients_of_separate_ones():
+    width = 3 * (LENGTH + 1)
+    task = dataclasses.replace(
+        TASK, model=MODEL.clone(source_length=width + 1, block_size=width + 1, num_layers=2)
+    )
+    pairs = [([1, 2, 3], [4]), ([5], [6, 7, 8, 2]), ([3, 3], [1, 1])]
+    pairs += [([2, 4, 6, 8], [5, 5, 5]), ([7, 1], [2])]
+
+    def batch(of, rows):
+        sides = {side: np.full((rows, width), -1, np.int32) for side in ("source", "target")}
+        for row, pair in enumerate(of):
+            for side, tokens in zip(sides, pair):
+                sides[side][row, : len(tokens)] = tokens
+        return {**sides, "id": np.arange(rows), "mask": np.ones(rows)}
+
+    separate = batch(pairs, len(pairs))
+    rows = packed({side: separate[side] for side in ("source", "target")})
+    assert len(rows["source"]) == 2
+    assert rows["source"][0].tolist() == [1, 2, 3, -1, 5, -1, 3, 3, -1, 2, 4, 6, 8, -1, -1]
+    together = {**rows, "id": np.arange(2), "mask": np.ones(2)}
+    state = jax.jit(task.init)(jax.random.key(0), separate)
+    steps = [
+        jax.jit(dataclasses.replace(task, packed=pack).train_step)(state, of, jax.random.key(1))
+        for pack, of in ((False, separate), (True, together), (True, separate))
+    ]
+    (one, expected), *others = steps
+    for other, found in others:
+        assert float(found.loss.count) == float(expected.loss.count) == 11 + 5
+        np.testing.assert_allclose(found.loss.total, expected.loss.total, rtol=1e-5)
+        params = (run.networks["model"].params for run in (one, other))
+        assert_close(*params, rtol=1e-3, atol=1e-4)
+
+
 def test_it_is_a_task_and_makes_something_of_nothing():
     assert isinstance(TASK, Task)
     made = TASK.generate(
@@ -100,9 +135,10 @@ def test_it_is_a_task_and_makes_something_of_nothing():
         TASK.generate(inference_state(start()), jax.random.key(0), jnp.arange(2), long, Settings())
 
 
-def test_one_device_equals_eight_and_jit_equals_pmap_and_microbatches_change_nothing():
+def test_one_device_equals_a_mesh_and_jit_equals_pmap_and_microbatches_change_nothing():
     state, metrics = trained(CONFIG, devices=1)
-    for other in ({"devices": 8}, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
+    mesh = {"parallel__data": 2, "parallel__fsdp": 2, "parallel__tensor": 2}
+    for other in (mesh, {"parallel__mode": "pmap"}, {"train__accumulate": 2}):
         found, seen = trained(CONFIG, **other)
         assert_close(found.networks["model"].params, state.networks["model"].params, 1e-3, 1e-4)
         for a, b in zip(seen, metrics):
@@ -130,6 +166,27 @@ def test_sums_are_right_and_no_pair_is_in_two_splits():
     assert len(seen) == 10_000
 
 
+def test_short_numbers_are_as_frequent_as_long_ones_and_held_out_sums_are_never_trained_on():
+    asked, sums = {}, source.open_source(config.text("addition:3:by_length"))
+    for split in ("train", "validation", "test"):
+        read = sums.read(split, np.arange(min(sums.sizes[split], 60_000)))
+        texts = [[sums.tokenizer.decode(row[row >= 0]) for row in side] for side in read.values()]
+        asked[split] = [tuple(map(int, text.split("+"))) for text in texts[0]]
+        assert list(map(sum, asked[split])) == list(map(int, texts[1]))
+    unordered = {split: {tuple(sorted(pair)) for pair in of} for split, of in asked.items()}
+    assert not unordered["validation"] & unordered["test"]
+    assert not (unordered["validation"] | unordered["test"]) & unordered["train"]
+    assert len(set(asked["validation"])) == len(set(asked["test"])) == 1000
+    # A number is below 10 in 1/3 + 1/30 + 1/300 of the draws, and both are independent.
+    below = np.array(asked["train"]) < 10
+    np.testing.assert_allclose(below.mean(axis=0), 0.37, atol=0.01)
+    np.testing.assert_allclose(below.all(axis=1).mean(), 0.37**2, atol=0.01)
+    assert len(unordered["train"]) > 20_000
+    for wrong in ("addition:5:by_length", "addition:3:by_size", "addition:3:by_length:2"):
+        with pytest.raises(UserError, match="addition"):
+            source.load(config.text(wrong), "train")
+
+
 def test_copies_and_mirror_images():
     for name, turn in (("synthetic_copy", 1), ("synthetic_reverse", -1)):
         data = source.load(config.text(f"{name}:5:3"), "validation")
@@ -149,6 +206,17 @@ def test_lines_of_two_files_are_pairs(tmp_path):
     assert rows(test, "target") == ["dog"]
     assert train.features == test.features
     assert "2 left out" in train.about
+    section.pack = True
+    train, test = (source.load(section, split) for split in ("train", "test"))
+    assert (
+        train.features
+        == test.features
+        == {side: test.features["source"]._replace(shape=(10,)) for side in ("source", "target")}
+    )
+    assert "(those of train in 1 rows)" in train.about
+    with pytest.raises(UserError, match=r"data\.pack is for pairs of files"):
+        source.load(config.text("synthetic_reverse", pack=True), "train")
+    section.pack = False
     (tmp_path / "train.en").write_text("a dog\n")
     with pytest.raises(UserError, match=r"train\.de has 3 lines and .*train\.en has 1"):
         source.load(section, "train")

@@ -57,6 +57,7 @@ def test_a_state_keeps_its_types(state):
         (GIVEN, [], "no parameter fits; there old/a/kernel"),
         (GIVEN, [("old/.", "model/a")], "makes two parameters model/a/kernel"),
         (GIVEN, [("(", "")], r'cannot read "\("'),
+        ({"model": {"b": {"kernel": np.full(4, np.inf)}}}, [], "model/b/kernel holds NaN or inf"),
     ],
 )
 def test_what_makes_no_sense_is_refused(state, given, rename, message):

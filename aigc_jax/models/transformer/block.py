@@ -83,7 +83,8 @@ class Block(nn.Module):
             segments: tokens see those of the same number alone (`causal_attention`); not with a
                 cache.
             memory: what `cross` attends to; None if the cache has it.
-            memory_segments: 1 for a token of the memory and 0 for padding.
+            memory_segments: 1 for a token of the memory and 0 for padding; with `segments`, the
+                number of those that see it.
         """
         own, seen = cache if isinstance(cache, CrossCache) else (cache, None)
         inputs = x if self.post_norm else self._norm("attention_norm")(x)
@@ -91,7 +92,7 @@ class Block(nn.Module):
         x = self._add(x, h, ids, "attention_norm")
         if self.cross:
             inputs = x if self.post_norm else self._norm("cross_norm")(x)
-            h, seen = self._cross_attention(inputs, ids, seen, memory, memory_segments)
+            h, seen = self._cross_attention(inputs, ids, seen, segments, memory, memory_segments)
             x = self._add(x, h, ids, "cross_norm")
         h = self._mlp(x if self.post_norm else self._norm("mlp_norm")(x))
         x = self._add(x, h, ids, "mlp_norm")
@@ -104,7 +105,7 @@ class Block(nn.Module):
         return self._norm(norm_name)(x) if self.post_norm else x
 
     def _attention(self, x, ids, cache, position, segments):
-        query, key, value = self._query_key_value(x)
+        query, key, value = self._query_key_value(x, cache is not None)
         if self.qk_norm:
             query, key = self._norm("query_norm", "rms")(query), self._norm("key_norm", "rms")(key)
         if self.positions == "rope":
@@ -134,7 +135,7 @@ class Block(nn.Module):
                 h = attention(query, key, value, visible, drop)
         return self._attention_out(h, x, "attention_out"), cache
 
-    def _cross_attention(self, x, ids, seen, memory, memory_segments):
+    def _cross_attention(self, x, ids, seen, segments, memory, memory_segments):
         embed_dim = x.shape[-1]
         query = self._dense(embed_dim, 1, "cross_query")(x.reshape(-1, embed_dim))
         query = self._heads(query, x)
@@ -144,7 +145,8 @@ class Block(nn.Module):
             seen = Memory(*(self._heads(part, memory) for part in parts))
         key, value = seen
         dropout = Dropout(self.dropout, name="cross_dropout")
-        queries = jnp.ones(x.shape[:2], jnp.int32)
+        # Padding looks at the first segment: the softmax of nothing would be NaN.
+        queries = jnp.ones(x.shape[:2], jnp.int32) if segments is None else jnp.maximum(segments, 1)
         visible = None if memory_segments is None else same_segment(queries, memory_segments)
         h = attention(query, key, value, visible, lambda w: dropout(w, ids))
         return self._attention_out(h, x, "cross_out"), seen
@@ -160,7 +162,7 @@ class Block(nn.Module):
         heads = (batch, length, -1, embed_dim // self.num_heads)
         return shard_batch(rows.reshape(heads), tensor_axis=2)
 
-    def _query_key_value(self, x):
+    def _query_key_value(self, x, decoding):
         """`[batch, length, heads, head_dim]` each; keys and values may have fewer heads."""
         embed_dim = x.shape[-1]
         head_dim = embed_dim // self.num_heads
@@ -170,10 +172,10 @@ class Block(nn.Module):
             return StackedDense(parts, features, self.use_bias, self.dtype, name=name)
 
         if self.num_kv_heads == self.num_heads:
-            parts = stacked(3, embed_dim, "qkv")(rows)
+            parts = stacked(3, embed_dim, "qkv")(rows, decoding)
         else:
             query = self._dense(embed_dim, 1, "query")(rows)
-            parts = [query, *stacked(2, self.num_kv_heads * head_dim, "key_value")(rows)]
+            parts = [query, *stacked(2, self.num_kv_heads * head_dim, "key_value")(rows, decoding)]
         return (self._heads(part, x) for part in parts)
 
     def _mlp(self, x):

@@ -18,6 +18,9 @@ from aigc_jax.ops.cross_entropy import head_cross_entropy
 from aigc_jax.ops.layout import shard_batch, unshard
 
 _INIT = nn.initializers.normal(0.02)
+Segments = tuple[Int[Array, "batch source"], Int[Array, "batch length"]]
+"""Of several pairs in a row: which one a token of the source, and of the target, belongs to, from 1
+on; 0 for padding."""
 
 
 class Reading(NamedTuple):
@@ -71,6 +74,7 @@ class EncoderDecoder(nn.Module):
         source: Int[Array, "batch source"],
         tokens: Int[Array, "batch length"],
         ids: Int[Array, "batch"] | None = None,
+        segments: Segments | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """The logits of the token after each token of the target.
 
@@ -78,8 +82,10 @@ class EncoderDecoder(nn.Module):
             source: filled up with -1 at its end; one token at least.
             tokens: of the target, at most `block_size`.
             ids: the examples' places in the global batch, for dropout; None switches it off.
+            segments: where rows hold several pairs: none sees another, and places count from the
+                first token of each. None: a row is one.
         """
-        return self._logits(self._decoded(source, tokens, ids))
+        return self._logits(self._decoded(source, tokens, ids, segments))
 
     def loss(
         self,
@@ -89,10 +95,11 @@ class EncoderDecoder(nn.Module):
         weights: Float[Array, "batch length"],
         ids: Int[Array, "batch"] | None = None,
         label_smoothing: float = 0.0,
+        segments: Segments | None = None,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Weighted sums over the target's tokens of the cross-entropy, in nats, and of whether the
         target is the likeliest; see `head_cross_entropy`."""
-        x = self._decoded(source, tokens, ids)
+        x = self._decoded(source, tokens, ids, segments)
         return head_cross_entropy(
             x, self.token_embedding, targets, weights, 0.0, None, 0.0, label_smoothing
         )
@@ -177,15 +184,17 @@ class EncoderDecoder(nn.Module):
     def _embedded(self, tokens):
         return unshard(self.token_embedding, 0)[tokens]
 
-    def _encoded(self, source, ids):
-        segments = (source >= 0).astype(jnp.int32)
+    def _encoded(self, source, ids, packed=None):
+        segments = (source >= 0).astype(jnp.int32) if packed is None else packed
         x = self._embedded(jnp.maximum(source, 0))
-        return self.encoder(x, ids, None, 0, segments)[0], segments
+        return self.encoder(x, ids, None, 0, segments, places=packed)[0], segments
 
-    def _decoded(self, source, tokens, ids):
-        memory, segments = self._encoded(source, ids)
+    def _decoded(self, source, tokens, ids, packed=None):
+        of_source, of_target = packed or (None, None)
+        memory, of_source = self._encoded(source, ids, of_source)
         x = self._embedded(tokens)
-        return self.decoder(x, ids, None, 0, None, memory, segments)[0]
+        given = (ids, None, 0, of_target, memory, of_source)
+        return self.decoder(x, *given, places=of_target)[0]
 
     def _logits(self, x):
         table = unshard(self.token_embedding.astype(self.dtype), 0)
@@ -210,17 +219,28 @@ class Side(nn.Module):
     remat: str
     scan_layers: bool
 
-    def __call__(self, x, ids, cache, position, segments=None, memory=None, memory_segments=None):
+    def __call__(
+        self,
+        x,
+        ids,
+        cache,
+        position,
+        segments=None,
+        memory=None,
+        memory_segments=None,
+        places=None,
+    ):
         """The stream after the last block, normed, and the caches; the rest as for `Block`.
 
         Args:
             x: embedded tokens, without their places.
+            places: segments in each of which places count from 0; None: there is one.
         """
         if x.shape[1] > self.length:
             raise UserError(f"{x.shape[1]} tokens do not fit: the model takes {self.length}")
         arguments = self.arguments
         if arguments["positions"] == "learned":
-            x = x + place_rows(self.position_embedding, x.shape[1], position)
+            x = x + place_rows(self.position_embedding, x.shape[1], position, places)
         x = shard_batch(self.embedding_dropout(x.astype(arguments["dtype"]), ids))
         given = (ids, cache, position, segments, memory, memory_segments)
         x, cache = run_blocks(self.blocks, x, *given)

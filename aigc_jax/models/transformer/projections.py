@@ -1,5 +1,6 @@
 """Dense layers of a block, which know how tensor parallelism splits them."""
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -50,8 +51,17 @@ class StackedDense(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: Float[Array, "rows inputs"]) -> list[Float[Array, "rows features"]]:
-        """What each part makes of x."""
+    def __call__(
+        self, x: Float[Array, "rows inputs"], together: bool = False
+    ) -> list[Float[Array, "rows features"]]:
+        """What each part makes of x.
+
+        Args:
+            x: the rows.
+            together: as one batch of products, not one after the other. Of the few rows of a
+                decoding step, XLA's CPU backend takes longer to cut a part out of the kernel than
+                to multiply by it; of many rows its gradient takes longer than those of the parts.
+        """
         parts, width, features = self.parts, x.shape[-1], self.features
 
         def init(key, shape):
@@ -60,8 +70,12 @@ class StackedDense(nn.Module):
 
         kernel = self.param("kernel", init, (parts, width, features)).astype(self.dtype)
         kernel = unshard(kernel, -1)
-        # A product each: of one, XLA's CPU backend would transpose the kernel at every step.
-        out = [x.astype(self.dtype) @ kernel[i] for i in range(parts)]
+        x = x.astype(self.dtype)
+        # Of one product of all parts, XLA's CPU backend would transpose the kernel at every step.
+        if together:
+            out = list(jnp.broadcast_to(x, (parts, *x.shape)) @ kernel)
+        else:
+            out = [x @ kernel[i] for i in range(parts)]
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (parts, features)).astype(self.dtype)
             out = [part + bias[i] for i, part in enumerate(out)]
