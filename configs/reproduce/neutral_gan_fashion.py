@@ -1,4 +1,4 @@
-"""The neutral GAN of Lucic et al. on Fashion-MNIST, 20 epochs, by digit features.
+"""The neutral GAN of Lucic et al. on Fashion-MNIST, 20 epochs, by features of clothes.
 
 aigc reproduce neutral_gan_fashion
 aigc reproduce neutral_gan_fashion:smoke --out=/tmp/smoke      seconds, made-up images
@@ -17,7 +17,7 @@ ROW = Row(
     tolerance=0.0,
     source="Lucic et al. 2018 have FID by Inception v3 alone: 26.5 at best, about 32 by default",
     protocol="Frechet distance of 10,000 generated images to the 10,000 test images, features of "
-    "the digit classifier (docs/metrics.md)",
+    "the classifier of clothes (docs/metrics.md)",
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
     unit="squared distance",
@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     with config.unlocked():
         config.evals.sets = evaluation(
             "distribution",
+            features="fashion",
             metrics="frechet, kid, prdc",
             num_samples=10_000,
             every="never",
