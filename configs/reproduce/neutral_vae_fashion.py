@@ -1,4 +1,4 @@
-"""The VAE of Lucic et al., neutral architecture, on Fashion-MNIST, 20 epochs, by features of clothes.
+"""The VAE of Lucic et al., neutral architecture, on Fashion-MNIST, by features of clothes.
 
 aigc reproduce neutral_vae_fashion
 aigc reproduce neutral_vae_fashion:smoke --out=/tmp/smoke      seconds, made-up images
@@ -16,7 +16,7 @@ ROW = Row(
     published=None,
     tolerance=0.0,
     source="Lucic et al. 2018, in Dai and Wipf 2019, table 1, have FID by Inception v3 alone: 43.6",
-    protocol="Frechet distance of 10,000 samples to the 10,000 test images, features of the "
+    protocol="Frechet distance of 10,000 samples to the 10,000 test images, features of a "
     "classifier of clothes (docs/metrics.md)",
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
