@@ -245,6 +245,39 @@ def results(directory: Path) -> dict[str, dict[str, Any]]:
     return {name: result for name, result in found.items() if "sweep" in result}
 
 
+def sensitivity(result: dict[str, Any]) -> list[str]:
+    """The part of the page on a sweep that is drawn against one axis: for each combination of the
+    others its best value, and how much the choice of that axis costs: the mean distance of its
+    values from the best (Wortsman et al. 2023, section 2.2; trials that came to no finite value are
+    left out and counted)."""
+    against = result.get("against")
+    rest = [key for key in result["axes"] if key != against]
+    if not against or not rest:
+        return []
+    name, *names = sweep_plot.short([against, *rest]).values()
+    lines = [
+        "",
+        f"Of each line its best value, where it lies, and the mean distance of all its {name}s from"
+        " it:",
+        "",
+        f"| {' | '.join(names)} | best | at {name} | sensitivity | not finite |",
+        f"|{' --- |' * (len(names) + 4)}",
+    ]
+    highest = result["best_is"] == "highest"
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for trial in result["trials"]:
+        groups.setdefault(tuple(str(trial["values"][k]) for k in rest), []).append(trial)
+    for values, members in groups.items():
+        finite = [t for t in members if t["mean"] is not None]
+        if not finite:
+            continue
+        top = (max if highest else min)(finite, key=lambda t: t["mean"])
+        spread = sum(abs(t["mean"] - top["mean"]) for t in finite) / len(finite)
+        cells = [*values, figure(top), f"{top['values'][against]}", f"{spread:.3f}"]
+        lines.append(f"| {' | '.join(cells)} | {len(members) - len(finite)} |")
+    return lines
+
+
 def page(found: dict[str, dict[str, Any]]) -> str:
     """The part of `docs/results.md` on sweeps."""
     text = []
@@ -268,6 +301,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             state = "" if trial["state"] == "done" else trial["state"]
             cells = [*(f"{trial['values'][key]}" for key in keys), figure(trial), state]
             text.append(f"| {' | '.join(cells)} |")
+        text += sensitivity(result)
         if result["best"]:
             label, command = best_lines(result)
             text += ["", f"The {label}", "", "```", command, "```"]

@@ -158,6 +158,19 @@ def test_a_sweep_of_ours_is_one(file):
         sweep.config_of(file, point)
 
 
+def test_sensitivity_is_the_mean_distance_from_the_best_of_a_line():
+    """Loss 1, 2 and 6 along one axis: best 1, mean distance (0 + 1 + 5) / 3; the other lost one."""
+    made = [("p", 1.0), ("p", 2.0), ("p", 6.0), ("q", 3.0), ("q", None), ("q", 5.0)]
+    trials_ = [
+        {"values": {RATE: 10.0 ** (i % 3), "name": name}, "mean": mean}
+        for i, (name, mean) in enumerate(made)
+    ]
+    result = {"against": RATE, "axes": {RATE: [], "name": []}, "best_is": "lowest"}
+    lines = trials.sensitivity({**result, "trials": trials_})
+    assert lines[-2:] == ["| p | 1 | 1.0 | 2.000 | 0 |", "| q | 3 | 1.0 | 1.000 | 1 |"]
+    assert trials.sensitivity({**result, "against": "", "trials": trials_}) == []
+
+
 def test_the_page_shows_every_trial():
     found = trials.results(ROOT / "results")
     page = rows.table({}) + trials.page(found)
