@@ -48,22 +48,19 @@ def test_only_tokens_and_the_end_are_predicted():
     found = evaluate(start(), batch)
     count = (batch["target"] >= 0).sum() + 20
     assert float(found.loss.count) == count == float(found.accuracy.count)
+    step = jax.jit(TASK.train_step)(start(), batch, jax.random.key(0))[1]
+    np.testing.assert_allclose(step.loss.total, found.loss.total, rtol=1e-5)
+    masked = {**batch, "mask": batch["mask"].at[6:].set(0)}
+    counted = evaluate(start(), masked).loss.total
     params = {"params": start().networks["model"].params}
     total = 0.0
     ended = lambda row: jnp.append(row[row >= 0], TASK.end_token)[None]  # noqa: E731
-    for row in range(20):
+    for row in range(6):
         targets = ended(batch["target"][row])
         tokens = jnp.append(TASK.begin_token, targets[0, :-1])[None]
         logits = MODEL.apply(params, ended(batch["source"][row]), tokens)
         total += optax.softmax_cross_entropy_with_integer_labels(logits, targets).sum()
-    np.testing.assert_allclose(found.loss.total, total, rtol=1e-5)
-    step = jax.jit(TASK.train_step)(start(), batch, jax.random.key(0))[1]
-    np.testing.assert_allclose(step.loss.total, total, rtol=1e-5)
-    masked = {**batch, "mask": batch["mask"].at[10:].set(0)}
-    part = jax.tree.map(lambda x: x[:10], batch)
-    np.testing.assert_allclose(
-        evaluate(start(), masked).loss.total, evaluate(start(), part).loss.total, rtol=1e-5
-    )
+    np.testing.assert_allclose(counted, total, rtol=1e-5)
 
 
 def test_exact_match_is_what_greedy_decoding_gets_right():
