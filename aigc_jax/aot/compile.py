@@ -6,7 +6,9 @@ and `generate` run, with its shardings and donation.
 
 import contextlib
 import math
+import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -160,7 +162,8 @@ def compile_for(
 def program_text(compiled: jax.stages.Compiled) -> str:
     """The optimised program, or a `UserError` where jaxlib is too old to read what libtpu made."""
     try:
-        text = compiled.as_text()
+        with _without_stderr():
+            text = compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
             f"it compiles, but jaxlib {jaxlib.__version__} cannot read this libtpu's program: "
@@ -168,6 +171,20 @@ def program_text(compiled: jax.stages.Compiled) -> str:
         ) from None
     assert text is not None  # TPU programs have one
     return text
+
+
+@contextlib.contextmanager
+def _without_stderr():
+    """XLA prints a stack of its own, past Python, beside the error that it raises."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def count_flops(experiment: Experiment, what: str, needed: bool = False) -> int:
