@@ -49,6 +49,7 @@ class Sweep(NamedTuple):
         seeds: runs of each trial.
         about: what it is for, in a line.
         against: the axis that the plot is drawn against; "" for a panel of each.
+        seen: what came of it, for the page of results.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Sweep(NamedTuple):
     seeds: int = 1
     about: str = ""
     against: str = ""
+    seen: str = ""
 
 
 def read(path: str) -> tuple[Sweep, Path]:
@@ -278,11 +280,19 @@ def sensitivity(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _seen(path: str) -> str:
+    """What a sweep's file says came of it; nothing where the file is gone."""
+    try:
+        return read(path)[0].seen
+    except UserError:
+        return ""
+
+
 def page(found: dict[str, dict[str, Any]]) -> str:
     """The part of `docs/results.md` on sweeps."""
     text = []
     for name, result in found.items():
-        keys = list(result["axes"])
+        keys, of = list(result["axes"]), result.get("against", "")
         short = sweep_plot.short(keys)
         text += [
             "",
@@ -292,7 +302,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             f"{result['fixed']['seeds']} seeds, {result['wall_seconds'] / 60:.0f} min, "
             f"{result['device']}; {result['metric']} with its 95 % interval.",
             "",
-            f"![{result['metric']} against each axis](../results/{name}.png)",
+            f"![{result['metric']} against {short.get(of, 'each axis')}](../results/{name}.png)",
             "",
             f"| {' | '.join(short.values())} | {result['metric']} | |",
             f"|{' --- |' * (len(keys) + 2)}",
@@ -302,6 +312,8 @@ def page(found: dict[str, dict[str, Any]]) -> str:
             cells = [*(f"{trial['values'][key]}" for key in keys), figure(trial), state]
             text.append(f"| {' | '.join(cells)} |")
         text += sensitivity(result)
+        if seen := _seen(result["sweep"]):
+            text += ["", seen]
         if result["best"]:
             label, command = best_lines(result)
             text += ["", f"The {label}", "", "```", command, "```"]

@@ -28,6 +28,10 @@ SWEEP = Sweep(
     },
     seeds=3,
     against="optimizer.model.learning_rate",
+    seen="QK norm halves the sensitivity, by what happens above a rate of 1e-2: without it the "
+    "loss rises by 0.8 nats to the end of the range, with it by 0.3. Below 1e-2 all four agree to "
+    "0.03. The z-loss changes nothing that is larger than the intervals: logits that run away in a "
+    "long training, which it is against, may not come in 300 steps. No trial diverged.",
 )
 
 
