@@ -8,8 +8,9 @@ FOLDER holds lines that belong together: train.de and train.en (29,000), val.* (
 test_2016_flickr.* (1,000), as they are or in .gz. 3 + 3 layers of 256, 8 heads, Adam 5e-4, clipping
 at 1, dropout 0.1, 10 epochs, batches of 128: the recipe of bentrevett/pytorch-seq2seq (legacy, 6)
 but for the vocabulary, which there is one of words, lower-cased, for each language. Pairs are
-packed, some four in a row of 64 tokens, so a batch of 32 rows holds about 128: alone, a pair of 14
-and 15 tokens would be filled up to 54.
+packed, some four in a row of 64 tokens, so a batch of 32 rows holds about 123: alone, a pair of 14
+and 15 tokens would be filled up to 54. A step takes 4.6 s so and 13.7 s with 128 pairs alone
+(medians of 3 steps in turns, one busy core, float32).
 """
 
 from ml_collections import ConfigDict
