@@ -1,20 +1,25 @@
 """Every command on a page or in a docstring is one that the command line understands.
 
 What the reader has to fill in (a run, a file, a host) is filled in here; commands with a config are
-read as far as a complete config, with each key and value that they set.
+read as far as a complete config, with each key and value that they set, and its mesh
+and batch are held to the devices that the command names.
 """
 
+import math
 import re
 import shlex
 from pathlib import Path
 
+import jax
 import pytest
 from runs import ROOT
 
 from aigc_jax import command_line, tasks
 from aigc_jax.__main__ import VERBS
+from aigc_jax.aot import slices
 from aigc_jax.data import source
 from aigc_jax.errors import UserError
+from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.reproduce import row_config
 
 PAGES = [
@@ -59,13 +64,26 @@ def test_every_command_is_understood(page, monkeypatch):
         assert words[1] in VERBS, command
         verb, words = VERBS[words[1]], words[1:]
         argv, changed = command_line.split_overrides(words[1:]) if verb.changes else (words[1:], {})
-        _, config, rest = command_line.parse(verb.flags, argv)
+        flags, config, rest = command_line.parse(verb.flags, argv)
         if changed:
             row_config(rest[0], overrides=[f"--config.{k}={v}" for k, v in changed.items()])
         takes_words = ("data", "reproduce", "sweep", "compare", "report", "metrics")
         assert not rest or words[0] in takes_words, command
         if config is not None:
-            tasks.complete(config)
+            config = tasks.complete(config)
+            if words[0] in ("train", "bench", "check", "compile"):
+                given = {flag.name: getattr(flags, flag.name) for flag in verb.flags}
+                mesh = make_mesh(config.parallel, jax.devices()[:1] * devices_of(config, given))
+                sizes = config.data.batch_size, config.train.accumulate
+                check_batch(*sizes, batch_shards(mesh), command)
+
+
+def devices_of(config, given: dict) -> int:
+    """How many a command is for: those that it names, or as few as its mesh needs."""
+    if given.get("topology"):
+        return slices.parse(given["topology"]).chips * given["slices"]
+    mesh = (config.parallel.data, config.parallel.fsdp, config.parallel.tensor)
+    return given.get("devices") or math.prod(max(1, size) for size in mesh)
 
 
 def test_data_that_are_not_here_are_refused_with_the_command_that_brings_them(
