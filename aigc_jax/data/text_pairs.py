@@ -148,7 +148,12 @@ def addition(parameters: str) -> Source:
     numbers come as often as long ones, as Keras' example `addition_rnn` does; see `_by_length`.
     """
     first, *rest = parameters.split(":")
-    if rest == ["by_length"]:
+    if rest and rest != ["by_length"]:
+        raise UserError(
+            f'cannot read "addition:{printable(parameters)}"; write addition:DIGITS or '
+            "addition:DIGITS:by_length"
+        )
+    if rest:
         return _by_length(_numbers("addition", first, [3], [(1, 4)])[0])
     digits = _numbers("addition", parameters, [3], [(1, 4)])[0]
     size = 10 ** (2 * digits)
