@@ -86,7 +86,11 @@ def mean(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
 def text_size_of(experiment: Experiment, name: str) -> TextSize | None:
     """Of the text that an evaluation's loss is a code length of; None where it is none."""
     every = getattr(experiment.task, "predicts_every_token", False)  # not every family has it
-    return experiment.eval_split(name).text_size if every else None
+    data = experiment.eval_split(name)
+    unequal = "segments" in data.features  # of packed documents, examples predict fewer tokens
+    if not every or (unequal and experiment.config.evals[name].type == "per_example"):
+        return None
+    return data.text_size
 
 
 def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:

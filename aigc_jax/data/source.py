@@ -94,13 +94,16 @@ class Dataset:
     @functools.cached_property
     def text_size(self) -> TextSize | None:
         """Of the text that the examples predict, where each token of it is predicted once: that of
-        evaluations. None of other data, and of tokens that stand for no text."""
+        evaluations. The first token of a document is predicted from nothing, so it does not count.
+        None of other data, of tokens that stand for no text, and where replies alone are learnt."""
         window, arrays = self.window, self.arrays
         if window is None or self.tokenizer is None or arrays is None:
             return None
-        if window.stride != window.length - 1 or "begins" in arrays:
-            return None  # the first token of a document is predicted from nothing
-        return text_size(self.tokenizer, arrays["tokens"][1 : self.size * window.stride + 1])
+        if window.stride != window.length - 1 or "replies" in arrays:
+            return None
+        predicted = slice(1, self.size * window.stride + 1)
+        begins = arrays["begins"][predicted] > 0 if "begins" in arrays else None
+        return text_size(self.tokenizer, arrays["tokens"][predicted], begins)
 
 
 def load(data_config: ConfigDict, split: str, *, train: bool | None = None) -> Dataset:

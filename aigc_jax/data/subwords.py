@@ -169,11 +169,34 @@ class SubwordTokenizer:
         return not (bytes_too or known or model.get("byte_fallback"))
 
     @cached_property
+    def sizes(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of each id the bytes that it stands for, and how many characters begin with them; one
+        that ends a document or masks stands for none. None where tokens are no strings of bytes."""
+        if not self._byte_level:
+            return None
+        vocabulary = self._library.get_vocab(with_added_tokens=True)
+        sizes = np.zeros((2, max(vocabulary.values(), default=-1) + 1), np.int64)
+        written = self._library.get_added_tokens_decoder()  # as they are, not byte by byte
+        for token, i in vocabulary.items():
+            if i in written:
+                sizes[:, i] = len(token.encode()), len(token)
+            else:
+                sizes[:, i] = len(token), sum(c not in self._later for c in token)
+        for none in (self.end_token, self.mask_token):
+            if none is not None:
+                sizes[:, none] = 0
+        return sizes[0], sizes[1]
+
+    @cached_property
+    def _later(self) -> set[str]:
+        return {chr(c) for c in _later_bytes()}
+
+    @cached_property
     def _begins(self) -> np.ndarray:
         """Of each id, whether its first byte begins a character."""
         vocabulary = self._library.get_vocab(with_added_tokens=True)
         begins = np.ones(max(vocabulary.values(), default=-1) + 1, bool)
-        later = {chr(c) for c in _later_bytes()} if self._byte_level else set()
+        later = self._later if self._byte_level else set()
         for token, i in vocabulary.items():
             in_hex = re.fullmatch("<0x([0-9A-F]{2})>", token)
             if in_hex:

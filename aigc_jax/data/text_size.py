@@ -4,8 +4,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
+from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
 
 _CHUNK = 1 << 22  # tokens counted at a time
@@ -48,40 +49,61 @@ class TextSize(NamedTuple):
         }
 
 
-def text_size(tokenizer: Tokenizer, ids: Integer[np.ndarray, "length"]) -> TextSize | None:
+def text_size(
+    tokenizer: Tokenizer,
+    ids: Integer[np.ndarray, "length"],
+    left_out: Bool[np.ndarray, "length"] | None = None,
+) -> TextSize | None:
     """The size of the text of some tokens; None of tokens that stand for no text.
 
-    Characters and bytes are counted token by token: a character that the first or the last token is
+    Characters, bytes and pieces of bytes are counted token by token: a character that a token is
     only a part of counts by the bytes that are there, and as one character if its first is. Tokens
     of other kinds are decoded; one that ends a document is no text.
 
     Args:
         tokenizer: of the tokens.
         ids: the tokens.
+        left_out: those that do not count, though the text is read through them: the first of a
+            document, which is predicted from nothing.
     """
     if isinstance(tokenizer, IdTokenizer) or not len(ids):
         return None
-    chunks = (ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK))
-    if isinstance(tokenizer, CharTokenizer | ByteTokenizer):
-        size, begins = _of_each(tokenizer)
-        counts = sum(np.bincount(chunk, minlength=tokenizer.vocab_size) for chunk in chunks)
+    counted = ids if left_out is None else ids[~left_out]
+    table = _of_each(tokenizer)
+    if table is not None:
+        size, begins = table
+        chunks = (counted[i : i + _CHUNK] for i in range(0, len(counted), _CHUNK))
+        counts = sum((np.bincount(chunk, minlength=len(size)) for chunk in chunks), 0 * size)
         num_bytes, characters = int(counts @ size), int(counts @ begins)
     else:
-        num_bytes = characters = start = 0
-        end_token = getattr(tokenizer, "end_token", None)
-        while start < len(ids):
-            stop = min(start + _CHUNK, len(ids))
-            stop = max(tokenizer.boundary(ids, stop), start + 1) if stop < len(ids) else stop
-            part = ids[start:stop]
-            text = tokenizer.decode(part if end_token is None else part[part != end_token])
-            num_bytes += len(text.encode(errors="surrogatepass"))
-            characters, start = characters + len(text), stop
-    return TextSize(len(ids), num_bytes, characters) if num_bytes and characters else None
+        num_bytes, characters = _decoded(tokenizer, ids)
+        for token in [] if left_out is None else ids[left_out]:
+            alone = _decoded(tokenizer, np.array([token]))
+            num_bytes, characters = num_bytes - alone[0], characters - alone[1]
+    size = TextSize(len(counted), num_bytes, characters)
+    return size if num_bytes > 0 and characters > 0 else None
 
 
-def _of_each(tokenizer: CharTokenizer | ByteTokenizer) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of each token of the vocabulary, and whether a character begins with it."""
+def _of_each(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bytes of each token of the vocabulary, and how many characters begin with them; None
+    where a token's text depends on its neighbours."""
     if isinstance(tokenizer, ByteTokenizer):
         return np.ones(256, np.int64), (np.arange(256) & 0xC0 != 0x80).astype(np.int64)
-    size = [len(c.encode(errors="surrogatepass")) for c in tokenizer.characters]
-    return np.array(size, np.int64), np.ones(len(size), np.int64)
+    if isinstance(tokenizer, CharTokenizer):
+        size = [len(c.encode(errors="surrogatepass")) for c in tokenizer.characters]
+        return np.array(size, np.int64), np.ones(len(size), np.int64)
+    return tokenizer.sizes if isinstance(tokenizer, SubwordTokenizer) else None
+
+
+def _decoded(tokenizer: Tokenizer, ids: Integer[np.ndarray, "length"]) -> tuple[int, int]:
+    """The bytes and the characters of a text, read in parts."""
+    num_bytes = characters = start = 0
+    end_token = getattr(tokenizer, "end_token", None)
+    while start < len(ids):
+        stop = min(start + _CHUNK, len(ids))
+        stop = max(tokenizer.boundary(ids, stop), start + 1) if stop < len(ids) else stop
+        part = ids[start:stop]
+        text = tokenizer.decode(part if end_token is None else part[part != end_token])
+        num_bytes += len(text.encode(errors="surrogatepass"))
+        characters, start = characters + len(text), stop
+    return num_bytes, characters
