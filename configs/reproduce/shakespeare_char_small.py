@@ -17,7 +17,7 @@ ROW = Row(
     tolerance=0.03,
     source="nanoGPT README (github.com/karpathy/nanoGPT)",
     protocol="2,000 steps of 12 x 64 characters; loss on the last 10 % of the text",
-    wall={"1 CPU core": "about 40 min"},
+    wall={"1 CPU core": "40 min"},
     deviations="the loss is that of all of the split, not the mean of 20 random batches",
 )
 
