@@ -39,7 +39,7 @@ def test_the_first_state_has_the_types_of_all_that_follow(family):
     assert not weak
 
 
-@pytest.mark.parametrize("family", ["dcgan64", "dense_gan", "vae", "gpt"])
+@pytest.mark.parametrize("family", ["dcgan", "dense_gan", "vae", "gpt"])
 def test_pmap_equals_jit(family):
     close(trained(family, parallel__mode="pmap"), trained(family))
 
