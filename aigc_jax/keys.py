@@ -82,7 +82,11 @@ TRAIN: Table = {
     "seeds": Key(1, "runs in one program: seed, seed + 1, ..., each with its own data order", FEW),
     "accumulate": Key(1, "microbatches per step", FEW),
     "steps_per_call": Key(1, "steps in one lax.scan, without a word from the host", FEW),
-    "ema_decay": Key(0.0, "moving average of the parameters; 0 keeps none", ranges.DECAY_RATE),
+    "ema_decay": Key(
+        0.0,
+        "moving average of the parameters (of a GAN the generator's); 0: none",
+        ranges.DECAY_RATE,
+    ),
     "freeze": Key((), "regexes of parameter paths that are not trained", PATTERNS),
     "init_from": Key(
         "", "WORKDIR[:STEP] of another run, or FILE.safetensors: start from its parameters", TEXT

@@ -135,7 +135,7 @@ def restore_newest(
     """The newest state that can be read, or that of `step`; None without a checkpoint.
 
     Older code kept the seed in the config alone, and no averages of statistics: those begin with
-    the statistics as they are.
+    the statistics as they are. And it kept averages of a GAN's discriminator, which nothing reads.
     """
 
     def missing(path: str, shape: jax.ShapeDtypeStruct, found: Mapping[str, Array]):
@@ -147,7 +147,13 @@ def restore_newest(
 
     with waiting("reading the checkpoint"):
         return checkpoints.restore(
-            experiment.abstract_state, step, set_aside=not checkpoints.read_only, missing=missing
+            experiment.abstract_state,
+            step,
+            set_aside=not checkpoints.read_only,
+            missing=missing,
+            unused=lambda path: path.startswith(
+                ("networks/discriminator/ema/", "networks/discriminator/ema_stats/")
+            ),
         )
 
 

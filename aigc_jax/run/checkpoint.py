@@ -140,6 +140,7 @@ class Checkpoints:
         *,
         set_aside: bool = False,
         missing: Missing | None = None,
+        unused: Callable[[str], bool] = lambda path: False,
     ) -> Any | None:
         """The newest readable state, or that of `step`; None where there is no checkpoint.
 
@@ -155,6 +156,7 @@ class Checkpoints:
             missing: `missing(path, shape, found)` makes an array of the state that the checkpoint
                 lacks, as one does that older code wrote, or returns None if it must not; `found`
                 are those that are there, by path. By default none may be missing.
+            unused: which arrays, by path, a checkpoint may hold that the state has no more.
 
         Raises:
             UserError: there are checkpoints and none can be read; or the newest one that can holds
@@ -163,7 +165,7 @@ class Checkpoints:
 
         def read(path: Place):
             meta = read_meta(path)
-            return int(path.name), meta, read_state(path, meta, abstract, missing)
+            return int(path.name), meta, read_state(path, meta, abstract, missing, unused)
 
         found = self._newest(step, read, lambda found: damage(found[2], found[1]))
         if found is None:

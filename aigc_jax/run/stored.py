@@ -53,10 +53,17 @@ def read_meta(path: Place) -> dict[str, Any]:
     return meta
 
 
-def read_state(path: Place, meta: dict[str, Any], abstract: Any, missing: Missing | None) -> Any:
+def read_state(
+    path: Place,
+    meta: dict[str, Any],
+    abstract: Any,
+    missing: Missing | None,
+    unused: Callable[[str], bool],
+) -> Any:
     """The state, placed as `abstract` says; see `Checkpoints.restore`."""
     leaves = named(abstract)
     layout = _layout(path, meta)
+    layout = {k: v for k, v in layout.items() if k in leaves or not unused("/".join(k))}
     stored = {"/".join(name) for name in layout}
     absent = [name for name in leaves if "/".join(name) not in stored]
     _check_fit(path, layout, leaves, [] if missing else absent)

@@ -77,7 +77,8 @@ class GAN:
             "batch": over one batch of `STANDING_BATCH` draws, as in training; "moving": the
             averages that training kept. Those are of the generators of past steps: a moving average
             of parameters has other activations, with less variance.
-        ema_decay: of the moving average of the parameters; 0 keeps none.
+        ema_decay: of the moving average of the generator's parameters; 0 keeps none. The
+            discriminator is that of the last step always: an average of it has judged no generator.
         accumulate: microbatches per update.
         freeze: parameters that are not trained, by regular expressions (`create_network`).
     """
@@ -126,14 +127,15 @@ class GAN:
         z, label = jnp.zeros((1, self.latent_dim)), self._label(batch)
         label = None if label is None else jnp.zeros(1, jnp.int32)
         x = jnp.concatenate([batch[self.feature][:1]] * self.packing, axis=-1)
-        variables = {
-            "generator": self.generator.init(key_g, z, train=False, label=label),
-            "discriminator": self.discriminator.init(key_d, x, None, label=label),
-        }
+        of_generator = self.generator.init(key_g, z, train=False, label=label)
+        of_discriminator = self.discriminator.init(key_d, x, None, label=label)
         return first_state(
             **{
-                name: create_network(name, value, self.tx[name], self.ema_decay, self.freeze)
-                for name, value in variables.items()
+                name: create_network(name, value, self.tx[name], decay, self.freeze)
+                for name, value, decay in (
+                    ("generator", of_generator, self.ema_decay),
+                    ("discriminator", of_discriminator, 0.0),
+                )
             }
         )
 
@@ -219,7 +221,7 @@ class GAN:
         )
         tx = self.tx["discriminator"]
         tx = clipped(tx, self.weight_clip) if self.weight_clip else tx
-        return update_network(discriminator, grads, stats, tx, self.ema_decay), metrics
+        return update_network(discriminator, grads, stats, tx, ema_decay=0.0), metrics
 
     def _update_generator(
         self,
@@ -351,6 +353,8 @@ class GAN:
         found: dict[str, Any] = {
             "batch_norm": statistics[self.batch_norm] if normed else "none",
         }
+        if self.ema_decay:
+            found["discriminator"] = "last parameters"
         if self.num_classes:
             found["classes"] = "beside held-out images theirs, otherwise all alike often"
         return found
