@@ -355,6 +355,9 @@ class GAN:
         }
         if self.ema_decay:
             found["discriminator"] = "last parameters"
+        if getattr(self.discriminator, "norm", False):
+            averaged = "moving averages of real and made batches; in training each its own"
+            found["discriminator_batch_norm"] = averaged
         if self.num_classes:
             found["classes"] = "beside held-out images theirs, otherwise all alike often"
         return found
