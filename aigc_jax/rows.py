@@ -27,7 +27,8 @@ class Row(NamedTuple):
         tolerance: how far from it the mean over the seeds may lie.
         source: where it was published.
         protocol: how it is measured there.
-        wall: what all seeds take, e.g. `{"2 CPU cores": "9 min"}`; empty where it was not run.
+        wall: what all seeds take, e.g. `{"2 CPU cores": "9 min"}`; of a row that was compiled and
+            never run what a seed takes at least (docs/scaling.md); empty where nothing is known.
         deviations: how this config differs from the original; empty where nothing is known to.
         unit: of the metric.
         seeds: by default.
@@ -147,7 +148,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             lines += ["", f"Differs from the original: {of.deviations}."]
         if result is None:
             told = "; ".join(f"{time} on {device}" for device, time in of.wall.items())
-            lines += ["", "Not run." + (f" It takes about {told}." if told else "")]
+            lines += ["", "Not run." + (f" It takes {told}." if told else "")]
             continue
         each = ", ".join(f"{value:.4f} (seed {seed})" for seed, value in result["seeds"].items())
         lines += [

@@ -21,6 +21,7 @@ ROW = Row(
     tolerance=0.03,
     source="llm.c and build-nanogpt (github.com/karpathy)",
     protocol="about 19,000 steps of 524,288 tokens; loss on held-out text",
+    wall={"16 chips of TPU v5e": "1 h at least, by what its program moves and computes"},
     deviations="held-out text is our own split; tokens see their own document alone, there all of "
     "the block; never run",
 )

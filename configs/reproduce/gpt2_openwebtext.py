@@ -21,6 +21,7 @@ ROW = Row(
     tolerance=0.03,
     source="nanoGPT README (github.com/karpathy/nanoGPT)",
     protocol="600,000 steps of 491,520 tokens; loss on held-out text",
+    wall={"16 chips of TPU v5e": "29 h at least, by what its program moves and computes"},
     deviations="held-out text is our own split; tokens see their own document alone, there "
     "all of the block; never run",
     seeds=3,

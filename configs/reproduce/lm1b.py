@@ -18,6 +18,7 @@ ROW = Row(
     tolerance=0.03,
     source="flax examples/lm1b README (github.com/google/flax)",
     protocol="500,000 steps of 256 x 128 pieces; loss on the test sentences, on a TPU v3-8",
+    wall={"8 chips of TPU v5e": "77 min at least, by what its program moves and computes"},
     deviations="another tokenizer of the same size (BPE of bytes, there SentencePiece), so nats "
     "per piece are of other pieces; learned positions and GELU, there sines and ReLU; never run",
 )

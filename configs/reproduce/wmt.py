@@ -19,6 +19,7 @@ ROW = Row(
     source="flax examples/wmt README (github.com/google/flax)",
     protocol="100,000 steps of 256 pairs, TPU v3-8; BLEU of newstest2014, beams of 4, length "
     "penalty 0.6",
+    wall={"8 chips of TPU v5e": "3.5 h at least, by what its program moves and computes"},
     deviations="pieces of BPE of bytes, there SentencePiece; learned positions and GELU, there "
     "sines and ReLU; sacrebleu's 13a tokens, there its own; never run",
     unit="BLEU",
