@@ -206,8 +206,10 @@ def check(config: Config, allowed: dict[str, Any]) -> None:
             raise UserError(f"unknown config.{path}{nearest(path, known)}")
     if config.train.best:
         best_metric(config.train.best)
-    if config.train.seeds > 1 and config.train.nonfinite == "skip":
-        raise UserError("config.train.nonfinite=skip is for one run; set config.train.seeds=1")
+    several = "config.train.seeds=1" if config.train.seeds > 1 else ""
+    several = several or ("config.train.vary=()" if config.train.vary else "")
+    if several and config.train.nonfinite == "skip":
+        raise UserError(f"config.train.nonfinite=skip is for one run; set {several}")
 
 
 def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
@@ -226,6 +228,8 @@ def another_state(before: dict[str, Any], after: dict[str, Any]) -> str:
             continue
         if key == "train.ema_decay" and bool(old) != bool(new):
             why = "there are no moving averages in it" if new else "it has moving averages"
+        elif key == "train.vary":
+            why = "the two hold other runs"
         elif re.fullmatch(
             r"task\.name|train\.(freeze|seeds|lora\.(patterns|rank|whole))"
             r"|optimizer\.[^.]+\.(name|state_dtype)",

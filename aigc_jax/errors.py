@@ -18,7 +18,16 @@ class UserError(Exception):
 
 
 class NotFinite(UserError):
-    """A run came to values that are not finite: its hyper-parameters are at fault, nothing else."""
+    """A run came to values that are not finite: its hyper-parameters are at fault, nothing else.
+
+    Attributes:
+        runs: of several runs in one program those that did, by number, and what was not finite;
+            empty where that is not known.
+    """
+
+    def __init__(self, message: str, runs: dict[int, str] | None = None):
+        super().__init__(message)
+        self.runs = runs or {}
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -223,34 +223,48 @@ class Evaluator:
         self.evaluations, self._beat, self._experiment = evaluations, beat, experiment
         self._workdir = workdir
         self._show = show
+        self._ways = [(evaluations, self._compiled(experiment, evaluations))]
+        for value in range(1, experiment.values):
+            alone = experiment.alone(value)
+            if alone is experiment:
+                self._ways *= experiment.values
+                break
+            found = make_evaluations(alone)
+            self._ways.append((found, self._compiled(alone, found)))
+
+    @staticmethod
+    def _compiled(experiment: Experiment, evaluations: dict[str, Evaluation]) -> dict:
         kinds = {evaluation.averaged for evaluation in evaluations.values()}
-        self._prepare = {kind: experiment.compile_inference(kind) for kind in kinds}
+        return {kind: experiment.compile_inference(kind) for kind in kinds}
 
     def __call__(self, state: TrainState, names: Iterable[str]) -> Values:
-        """`{"NAME/METRIC": value}` of these evaluations. With several seeds it is their mean, and
-        `NAME/METRIC/seedN` is the value of the N-th, counted from 0. Pictures are shown, of the
-        first seed."""
+        """`{"NAME/METRIC": value}` of these evaluations. With several runs in one program it is
+        their mean, and `NAME/METRIC/seedN` is the value of the N-th, counted from 0. Pictures are
+        shown, of the first run."""
         names = list(names)
         runs = self._experiment.runs(state)
-        return each([self._run(one, names, shown=not seed) for seed, one in enumerate(runs)])
+        return each([self._run(one, names, number) for number, one in enumerate(runs)])
 
-    def _run(self, state: TrainState, names: list[str], shown: bool) -> Values:
+    def _run(self, state: TrainState, names: list[str], number: int) -> Values:
+        value = number // self._experiment.config.train.seeds
+        evaluations, prepare = self._ways[value]
         prepared: dict[bool, TrainState] = {}
         values = {}
         for name in names:
-            evaluation = self.evaluations[name]
+            evaluation = evaluations[name]
             kind = evaluation.averaged
             if kind not in prepared:
-                prepared[kind] = self._prepare[kind](state)
+                prepared[kind] = prepare[kind](state)
             found = evaluation.run(prepared[kind], self._beat)
             for metric, value in found.items():
                 if not isinstance(value, np.ndarray):
                     values[f"{name}/{metric}"] = value
-                elif shown:
+                elif not number:
                     self._show(int(state.step), f"{name}-{metric}", value)
             if evaluation.examples and self._workdir and is_lead():
-                seed = f"-seed{int(state.seed)}" if self._experiment.seeds > 1 else ""
-                place = Path("evaluations", f"{name}-step{int(state.step)}{seed}.jsonl")
+                which = f"-seed{int(state.seed)}" if self._experiment.seeds > 1 else ""
+                which = f"-value{value}{which}" if self._experiment.values > 1 else which
+                place = Path("evaluations", f"{name}-step{int(state.step)}{which}.jsonl")
                 write_examples(self._workdir / place, evaluation.examples())
                 echo(f"step {int(state.step)}: what {name} compared in {place}")
         return values
@@ -330,6 +344,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         **experiment.task.card(),
         **({"text": text.card()} if text else {}),
         **({"counted": "tokens of replies"} if "weights" in data.features else {}),
+        **({"vary": config.train.vary} if config.train.vary else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }

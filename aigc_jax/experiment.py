@@ -1,21 +1,20 @@
 """A config made real: its data, mesh, task and step functions. Every verb starts from this."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, Key, UInt32
 
 from aigc_jax import config as config_lib
-from aigc_jax import optim, rng, tasks
+from aigc_jax import members, rng, tasks
+from aigc_jax.build import build, check_found
 from aigc_jax.config import Config
-from aigc_jax.data import preprocess, source, transforms
+from aigc_jax.data import preprocess, source
 from aigc_jax.data.source import Dataset
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models import lora
@@ -26,24 +25,25 @@ from aigc_jax.parallel.feed import EvalFeed, TrainFeed
 from aigc_jax.parallel.mesh import batch_shards, check_batch, make_mesh
 from aigc_jax.parallel.sharding import batch_sharding, check_memory, replicated, state_shardings
 from aigc_jax.tasks import norms
-from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.nonfinite import Guarded, leave_out_nonfinite
 from aigc_jax.tasks.norms import Normed
-from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, inference_state
+from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, Task, TrainState, inference_state
 
 
 class Experiment:
     """What a config says, ready to run.
 
     Attributes:
-        config: complete: every key that shapes a run is in it.
+        config: complete: every key that shapes a run is in it. Of keys that vary it has the values
+            of the first run.
         mesh: the devices.
         data: the training examples.
         batch_size: examples of a step: those of a batch, times the batches of a step.
         num_steps: of the whole run.
-        schedules: the learning rate of each network as a function of the step.
-        task: the family, built for this data.
-        seeds: runs in one program, see `parallel/seeds.py`.
+        values: how many the keys that vary have, see `members.py`; 1 where none does.
+        schedules: of each of these the learning rates, of each network a function of the step.
+        task: the family, built for this data; that of the first run, where keys vary.
+        seeds: runs in one program, see `parallel/seeds.py`: every seed with each of the values.
         abstract_run: shapes, types and shardings of the state of one of them.
         abstract_state: the same of the whole state; with one seed these are one.
         replicated: the sharding of what every device holds whole.
@@ -62,7 +62,7 @@ class Experiment:
             data: stands in for the training examples; then none are read, and nothing can be fed.
             devices: in order; by default all devices of all processes.
         """
-        self.config = config = tasks.complete(config)
+        self.config = config = members.settled(tasks.complete(config))
         self.mesh = make_mesh(config.parallel, devices)
         compiling.check_mode(config.parallel, self.mesh)
         tasks.check_networks(config)
@@ -70,14 +70,10 @@ class Experiment:
         self.data = data or self.load(config.data.split, train=True)
         self.batch_size = config.data.batch_size * tasks.batches_per_step(config)
         self.num_steps = self.steps("duration")
-        tx, self.schedules = {}, {}
-        for network, updates in tasks.updates_per_step(config).items():
-            section, key = config.optimizer[network], f"config.optimizer.{network}"
-            tx[network], self.schedules[network] = optim.make(
-                section, key, self.num_steps, self.batch_size, self.data.size, updates
-            )
-        self.task = tasks.build(config, data_spec(config, self.data), tx)
-        self.seeds = config.train.seeds
+        self.values = members.number(config)
+        alone = [self._build(members.config_of(config, value)) for value in range(self.values)]
+        self.task, self.schedules = alone[0][0], [schedules for _, schedules in alone]
+        self.seeds = config.train.seeds * self.values
         self.spread = seeds.are_spread(self.seeds, self.mesh, config.parallel.mode)
         self.abstract_run = self._abstract_run()
         self.abstract_state = self._abstract_state()
@@ -109,16 +105,23 @@ class Experiment:
 
     @property
     def examples_per_step(self) -> int:
-        """Those of all seeds together."""
+        """Those of all runs together."""
         return self.batch_size * self.seeds
 
     # --- what is compiled ---
 
     def train_step(
-        self, state: TrainState, feed: dict, resident: dict, axis: str | None = None
+        self,
+        state: TrainState,
+        feed: dict,
+        resident: dict,
+        axis: str | None = None,
+        values: dict[str, Any] | None = None,
     ) -> tuple[TrainState, Normed | Guarded]:
         """One training step from what `feed` delivers. Pure: `jax.vmap` over states with different
-        seeds, each with its own feed, is several runs in one program."""
+        seeds, each with its own feed, is several runs in one program. `values` stand in for those
+        of the config, by key, and may be traced."""
+        task = self.task if values is None else self._build(members.at(self.config, values))[0]
         key = rng.step_key(state.seed, "data", state.step)
         if "index" in feed:
             feed = source.take(resident, feed["index"], self.data.window)
@@ -126,7 +129,7 @@ class Experiment:
         batch = preprocess.preprocess(self.config.data, feed, key, ids, train=True)
         key = rng.step_key(state.seed, "train", state.step)
         with layout.fsdp_min_size(self.config.parallel.fsdp_min_size):
-            new, metrics = self.task.train_step(norms.begin(state), batch, key, axis)
+            new, metrics = task.train_step(norms.begin(state), batch, key, axis)
         new, metrics = norms.end(new, metrics)
         policies = {"stop": lambda *_: (new, metrics), "skip": leave_out_nonfinite}
         policy = lookup(policies, self.config.train.nonfinite, "config.train.nonfinite")
@@ -134,12 +137,14 @@ class Experiment:
 
     @property
     def whole_step(self) -> Callable:
-        """`train_step`, or that of all seeds at once."""
-        return self.train_step if self.seeds == 1 else seeds.together(self.train_step, self.at_once)
+        """`train_step`, or that of all runs at once."""
+        if self.seeds == 1:
+            return self.train_step
+        return seeds.together(self.train_step, self.at_once, given=self._given)
 
     @property
     def at_once(self) -> int:
-        """How many seeds one vmapped step holds."""
+        """How many runs one vmapped step holds."""
         return seeds.number_at_once(self.seeds, self.mesh, self.spread)
 
     def eval_batch(self, seed: UInt32[Array, ""], feed: dict) -> tuple[Batch, Key[Array, ""]]:
@@ -161,15 +166,22 @@ class Experiment:
         return self.task.eval_step(state, *self.eval_batch(state.seed, feed), axis)
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """The learning rate of every network at a step, from the schedules that are compiled."""
-        return {f"learning_rate/{n}": float(rate(step)) for n, rate in self.schedules.items()}
+        """The learning rate of every network at a step, by the schedules that are compiled; where
+        keys vary that of every run, as `seeds.each` names them."""
+        rates = [
+            {f"learning_rate/{name}": float(rate(step)) for name, rate in schedules.items()}
+            for schedules in self.schedules
+        ]
+        copies = self.config.train.seeds if len(rates) > 1 else 1
+        return seeds.each([one for one in rates for _ in range(copies)])
 
     def compile_train(self) -> Callable:
         """`run(state, feeds, resident) -> (state, metrics)`, see `compile_step`."""
         mode, step = self.config.parallel.mode, self.train_step
         if self.seeds == 1:
             return compiling.compile_step(step, self.mesh, mode, self.shardings)
-        several = partial(seeds.together, at_once=self.at_once, steps=True)
+        members.check(self)
+        several = partial(seeds.together, at_once=self.at_once, steps=True, given=self._given)
         return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread, several)
 
     def compile_eval(self, averaged: bool = True) -> Callable:
@@ -186,17 +198,33 @@ class Experiment:
         number = np.uint32(self.config.seed if seed is None else seed)
         if self.seeds == 1:
             return jax.jit(self._init, out_shardings=self.shardings)(number)
-        numbers = number + np.arange(self.seeds, dtype=np.uint32)
-        run = jax.jit(lambda x: seeds.first_states(self._init, x), out_shardings=self.shardings)
-        return run(numbers)
+        each = np.arange(self.seeds, dtype=np.uint32)
+
+        def several(seed):
+            numbers = seed + each % self.config.train.seeds
+            if self._given is None:
+                return seeds.first_states(self._init, numbers)
+            return seeds.first_states(self._init, numbers, jax.vmap(self._given)(each))
+
+        return jax.jit(several, out_shardings=self.shardings)(number)
 
     def runs(self, state: TrainState) -> list[TrainState]:
-        """The state of each seed."""
+        """The state of each run."""
         return [self.run_of(state, number) for number in range(self.seeds)]
 
     def run_of(self, state: TrainState, number: int = 0) -> TrainState:
-        """The state of one seed, by default the first."""
+        """The state of one run, by default the first."""
         return state if self.seeds == 1 else self._take(state, number)
+
+    def alone(self, value: int) -> "Experiment":
+        """What evaluates the runs with a value of the keys that vary: this experiment, unless those
+        are keys that the task or its modules have."""
+        if not value or not members.vary_the_task(self.config):
+            return self
+        devices = list(self.mesh.devices.flat)
+        made = Experiment(members.config_of(self.config, value), data=self.data, devices=devices)
+        made._eval_data = self._eval_data
+        return made
 
     @cached_property
     def _take(self) -> Callable[[TrainState, int], TrainState]:
@@ -267,7 +295,8 @@ class Experiment:
             mode,
             self.batch_size,
             on_device=on_device,
-            seeds=self.seeds,
+            seeds=self.config.train.seeds,
+            values=self.values,
             spread=self.spread,
         )
 
@@ -297,14 +326,23 @@ class Experiment:
 
     # --- how it is made ---
 
-    def _init(self, seed: UInt32[ArrayLike, ""]) -> TrainState:
+    def _build(self, config: Config) -> tuple[Task, dict[str, Callable]]:
+        return build(config, self.data, self.num_steps, self.batch_size)
+
+    @property
+    def _given(self) -> Callable | None:
+        """The values of a run by its number; None where no key varies."""
+        return partial(members.values_of, self.config) if self.config.train.vary else None
+
+    def _init(self, seed: UInt32[ArrayLike, ""], values: dict | None = None) -> TrainState:
         raw = {
             name: jax.numpy.zeros((2, *feature.shape), feature.dtype)
             for name, feature in self.data.features.items()
         }
         key = rng.stream_key(seed, "init")
         batch = preprocess.preprocess(self.config.data, raw, key, jnp.arange(2), train=False)
-        return self.task.init(key, batch).replace(seed=jnp.asarray(seed, jnp.uint32))
+        task = self.task if values is None else self._build(members.at(self.config, values))[0]
+        return task.init(key, batch).replace(seed=jnp.asarray(seed, jnp.uint32))
 
     @property
     def _run_shardings(self) -> Any:
@@ -336,59 +374,3 @@ class Experiment:
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
-
-
-def check_found(state: TrainState, patterns: Sequence[str], key: str) -> None:
-    """Every pattern of a key of the config matches a parameter, or a `UserError` shows some."""
-    names = [
-        f"{name}/{path}"
-        for name, network in state.networks.items()
-        for path in flatten_dict(network.variables()["params"], sep="/")
-    ]
-    for pattern in patterns:
-        if not any(re.search(pattern, name) for name in names):
-            shown = ", ".join(names[:8])
-            raise UserError(f'{key}: "{pattern}" matches no parameter; there are {shown}, ...')
-
-
-def data_spec(config: Config, data: Dataset) -> Spec:
-    """What the data brings to the task."""
-    if data.tokenizer is None:
-        label = data.features.get("label")
-        num_classes = label.num_classes if label else None
-        if "point" in data.features:
-            (coordinates,) = data.features["point"].shape
-            return Spec(data.name, num_classes=num_classes, coordinates=coordinates)
-        low, high, binary = transforms.value_range(config.data)
-        height, width, channels = transforms.features(config.data, data.features)["image"].shape
-        return Spec(
-            data.name,
-            shape=(height, width, channels),
-            value_range=(low, high),
-            num_classes=num_classes,
-            binary=binary,
-        )
-    vocab_size, pair = data.tokenizer.vocab_size, data.features
-    mask_token = getattr(data.tokenizer, "mask_token", None)
-    if "label" in data.features:
-        return Spec(
-            data.name,
-            vocab_size=vocab_size,
-            block_size=data.features["tokens"].shape[0],
-            num_classes=data.features["label"].num_classes,
-            mask_token=mask_token,
-        )
-    if data.window is None:
-        longest = {side: pair[side].shape[0] for side in ("source", "target")}
-        return Spec(
-            data.name,
-            vocab_size=vocab_size,
-            block_size=longest["target"],
-            source_length=longest["source"],
-        )
-    return Spec(
-        data.name,
-        vocab_size=vocab_size,
-        block_size=data.window.length - 1,
-        mask_token=mask_token,
-    )

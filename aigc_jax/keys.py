@@ -57,6 +57,17 @@ def _is_window(x: Any) -> bool:
     return x == "" or bool(found and int(found[1]) < int(found[2]))
 
 
+def _is_vary(x: Any) -> bool:
+    pairs = isinstance(x, tuple | list) and all(isinstance(p, tuple | list) for p in x)
+    if not pairs or not all(len(p) == 2 and isinstance(p[0], str) for p in x):
+        return False
+    if not all(isinstance(p[1], tuple | list) and len(p[1]) > 1 for p in x):
+        return False
+    numbers = all(value in ranges.FINITE for _, values in x for value in values)
+    lengths = {len(values) for _, values in x}
+    return numbers and len(lengths) <= 1 and len({key for key, _ in x}) == len(x)
+
+
 DURATION = Kind(
     'a duration, e.g. "300 steps", "20 epochs", "60000 examples" or "never"', _is_duration
 )
@@ -64,6 +75,11 @@ LENGTH = Kind('a duration above 0, e.g. "300 steps", "20 epochs" or "60000 examp
 TRACKERS = Kind(
     'some of wandb, mlflow and trackio, with commas between, or ""',
     lambda x: isinstance(x, str) and {t.strip() for t in x.split(",")} <= _TRACKERS,
+)
+VARY = Kind(
+    "pairs of a key and as many numbers, two or more, e.g. "
+    '(("optimizer.model.learning_rate", (1e-4, 1e-3)),)',
+    _is_vary,
 )
 WINDOW = Kind('steps to record, e.g. "100:110", or ""', _is_window)
 BATCH = Range(1, 2**24, "[]", whole=True)
@@ -80,6 +96,9 @@ TOP: Table = {
 TRAIN: Table = {
     "duration": Key("20 epochs", "steps, epochs or examples", LENGTH),
     "seeds": Key(1, "runs in one program: seed, seed + 1, ..., each with its own data order", FEW),
+    "vary": Key(
+        (), "((key, (value, ...)), ...): runs in one program with these, each with all seeds", VARY
+    ),
     "accumulate": Key(1, "microbatches per step", FEW),
     "steps_per_call": Key(1, "steps in one lax.scan, without a word from the host", FEW),
     "ema_decay": Key(

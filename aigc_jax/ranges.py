@@ -3,6 +3,7 @@
 import math
 import numbers
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -133,8 +134,9 @@ def like(default: Any) -> Allowed:
 
 
 def check(value: Any, allowed: Allowed, key: str) -> None:
-    """`value` is one of `allowed`, or a `UserError` that names the key and what it may be."""
-    if value in allowed:
+    """`value` is one of `allowed`, or a `UserError` that names the key and what it may be. Of one
+    that JAX traces the numbers are not known here; `members.py` has them checked."""
+    if _is_traced(value) or value in allowed:
         return
     try:
         shown = printable(value)
@@ -144,3 +146,8 @@ def check(value: Any, allowed: Allowed, key: str) -> None:
         raise UserError(f"{key}={shown} is out of range; give {allowed}")
     shown = f'"{shown}"' if isinstance(value, str) else shown
     raise UserError(f"{key}={shown} is not {allowed}")
+
+
+def _is_traced(value: Any) -> bool:
+    jax = sys.modules.get("jax")  # what nobody has imported traces nothing
+    return jax is not None and isinstance(value, jax.core.Tracer)

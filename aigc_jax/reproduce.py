@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aigc_jax import command_line, config_files, rows, tasks
+from aigc_jax import command_line, config_files, members, rows, tasks
 from aigc_jax.config import Config, as_json, flatten, from_json
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import evaluate
@@ -64,6 +64,8 @@ def reproduce(
         of = of._replace(published=None)
         if check:
             raise UserError(f"{name} is compared with no published figure; leave --check out")
+    if config.train.vary:
+        raise UserError(f"{name} is one config; to vary keys of it, use `aigc train` or a sweep")
     seeds = [config.seed + number for number in range(config.train.seeds)]
     experiment = Experiment(config)
     full_steps = experiment.in_steps(row_config(name).train.duration, "config.train.duration")
@@ -132,7 +134,7 @@ class Ran(NamedTuple):
 
     Attributes:
         places: the work directories: one of all seeds together, or several of some each.
-        numbers: of seeds in each place.
+        numbers: of runs in each place: its seeds, or, where keys vary, those of each value.
         reports: of the evaluation, as many as there are places.
         stopped: the summary of the training in which a signal came; then there are no reports.
         seconds: what the evaluation took.
@@ -150,7 +152,7 @@ def run_seeds(config: Config, workdir: Path) -> Ran:
     before goes on, or stays."""
     found = parts(config, workdir)
     places = [place for _, place in found]
-    numbers = [part.train.seeds for part, _ in found]
+    numbers = [part.train.seeds * members.number(part) for part, _ in found]
     for part, place in found:
         summary = train(part, place, force=is_longer(part, place))
         if signal := summary["stopped"] or summary.get("came_late"):
@@ -163,7 +165,10 @@ def run_seeds(config: Config, workdir: Path) -> Ran:
 def parts(config: Config, workdir: Path) -> list[tuple[Config, Path]]:
     """Which seeds are trained where: together in `workdir`, or, where memory does not allow that,
     each in its `seedN`. Those of an earlier call with fewer seeds stay in `workdir`, and the others
-    are trained in the directory in it that has the name of the first of them."""
+    are trained in the directory in it that has the name of the first of them. Where keys vary all
+    runs are together."""
+    if config.train.vary:
+        return [(config, workdir)]
     seed, seeds = config.seed, config.train.seeds
     there = seeds_in(workdir)
     if 0 < there < seeds:
@@ -229,14 +234,14 @@ def row_config(
 
 
 def with_seeds(config: Config, first: int, number: int) -> Config:
-    """The config of some of the runs."""
+    """The config of some of the seeds."""
     config = config.copy_and_resolve_references()
     config.seed, config.train.seeds = first, number
     return config
 
 
 def fits(config: Config) -> bool:
-    """Whether the states of all seeds fit into the devices' memory together."""
+    """Whether the states of all runs fit into the devices' memory together."""
     experiment = Experiment(config)
     try:
         check_memory(experiment.abstract_state, experiment.mesh)
@@ -246,7 +251,7 @@ def fits(config: Config) -> bool:
 
 
 def values_of(metric: str, ran: Ran) -> list[float]:
-    """A metric of each seed."""
+    """A metric of each run."""
     found = all_values(ran)
     if metric not in found:
         raise UserError(f"{metric} was not measured; there are {', '.join(found)}")
@@ -254,7 +259,7 @@ def values_of(metric: str, ran: Ran) -> list[float]:
 
 
 def all_values(ran: Ran) -> dict[str, list[float]]:
-    """`EVALUATION/METRIC` -> its value of each seed, of all that were measured."""
+    """`EVALUATION/METRIC` -> its value of each run, of all that were measured."""
     reports = [report["metrics"] for report in ran.reports]
     found: dict[str, list[float]] = {}
     for name in of_all(reports[0]):
@@ -269,7 +274,10 @@ def all_values(ran: Ran) -> dict[str, list[float]]:
 
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits of a config with every key that shaped its run."""
-    text = json.dumps(as_json(tasks.complete(config)), sort_keys=True)
+    stored = as_json(tasks.complete(config))
+    if not stored["train"]["vary"]:  # there were results before there was this key
+        del stored["train"]["vary"]
+    text = json.dumps(stored, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -193,8 +193,8 @@ def start_state(experiment: Experiment) -> TrainState:
         return state
     if experiment.seeds > 1:
         raise UserError(
-            f"config.train.init_from gives {experiment.seeds} seeds the same start; "
-            "set config.train.seeds=1"
+            f"config.train.init_from gives {experiment.seeds} runs of one program the same start; "
+            "set config.train.seeds=1 and config.train.vary=()"
         )
     given, scale = other_parameters(train.init_from)
     if scale and not (lora and lora.scale == scale and _places(given) == _places(state)):

@@ -1,19 +1,22 @@
-"""Runs a sweep: one trial after another, each as a row is run, and a table and a plot of them."""
+"""Runs a sweep: its trials, several in one program where they differ in numbers alone, each seed as
+a row is run; and a table and a plot of them."""
 
 import contextlib
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from aigc_jax import bucket, command_line, rows, trials
+from aigc_jax import bucket, command_line, groups, rows, trials
 from aigc_jax.config import Config, best_metric
 from aigc_jax.config_files import CONFIGS
 from aigc_jax.data import cache
 from aigc_jax.errors import NotFinite, UserError, printable
 from aigc_jax.evaluate import make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
+from aigc_jax.groups import Tried
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.reproduce import config_hash, run_seeds, values_of, wall_seconds
 from aigc_jax.run import observe, sweep_plot
@@ -27,10 +30,13 @@ KEPT = ("git_commit", "versions", "python", "cpu_count", "deterministic")
 
 
 def sweep(of: Sweep, file: Path, workdir: Path, out: Path, fixed: Point) -> dict[str, Any]:
-    """Runs the trials that are not done, and writes `OUT/NAME.json` after each, and a plot.
+    """Runs the trials that are not done, and writes `OUT/NAME.json` after each program of them, and
+    a plot.
 
-    A trial is known by the hash of its config: what was done before counts, what was interrupted
-    goes on in its directory `WORKDIR/HASH`, and a value more in an axis costs its own trials.
+    Trials that differ in numbers that a program can be given run in one, see `groups.py`. A trial
+    is known by the hash of its own config: what was done before counts, what was interrupted goes
+    on in its directory `WORKDIR/HASH` (of its own config, or that of its group), and a value more
+    in an axis costs its own trials.
 
     Args:
         of: what is tried.
@@ -49,29 +55,58 @@ def sweep(of: Sweep, file: Path, workdir: Path, out: Path, fixed: Point) -> dict
     check(of, file, fixed)
     path = out / f"{file.stem}.json"
     known = before(path)
-    done: list[Trial] = []
-    for number in range(trials.size(of)):
-        point = METHODS[of.method](of, number, [(t["values"], t["mean"]) for t in done])
-        config = config_of(file, {**point, **fixed})
-        name = config_hash(config)
-        if name not in known:
-            say(f"trial {number + 1} of {trials.size(of)}: {told(point)}")
-            trial, stopped = run(of, config, workdir / name)
-            if stopped:
-                return {**stopped, "done": len(done), "of": trials.size(of)}
-            known[name] = {**trial, "config_hash": name, "command": command(file, point, fixed)}
-            if number % 8 == 7:
-                jax.clear_caches()  # the programs of trials that are done
-        done.append({**known[name], "number": number, "values": point})
-        if is_lead():
+    seen: list[Tried] = []
+    ran = 0
+
+    def done() -> list[Trial]:
+        found = [one for one in seen if one.name in known]
+        return [{**known[t.name], "number": t.number, "values": t.point} for t in found]
+
+    def write() -> None:
+        if is_lead() and seen:
             out.mkdir(parents=True, exist_ok=True)
-            write_json(path, summary(of, file, fixed, done))
-    result = summary(of, file, fixed, done)
+            write_json(path, summary(of, file, fixed, done()))
+
+    for numbers in rounds(of):
+        for number in numbers:
+            point = METHODS[of.method](of, number, [(t["values"], t["mean"]) for t in done()])
+            config = config_of(file, {**point, **fixed})
+            seen.append(Tried(number, point, config, config_hash(config)))
+        waiting = {one.name: one for one in seen if one.name not in known}
+        queue = groups.made(list(waiting.values()), of.axes, workdir)
+        while queue:
+            group = queue.pop(0)
+            if len(group) > 1:
+                say(f"{len(group)} trials in one program:")
+            say(*(f"trial {t.number + 1} of {trials.size(of)}: {told(t.point)}" for t in group))
+            found, stopped = run(of, group, workdir)
+            if stopped:
+                return {**stopped, "done": len(done()), "of": trials.size(of)}
+            for one in group:
+                if one.name in found:
+                    more = {"config_hash": one.name, "command": command(file, one.point, fixed)}
+                    known[one.name] = {**found[one.name], **more}
+            left = [one for one in group if one.name not in found]
+            parts = [left] if found else [left[: len(left) // 2], left[len(left) // 2 :]]
+            queue[:0] = [part for part in parts if part]
+            write()
+            ran += 1
+            if ran % 8 == 0:
+                jax.clear_caches()  # the programs of trials that are done
+        write()
+    result = summary(of, file, fixed, done())
     if is_lead():
         if result["best"]:
             sweep_plot.plot(result, out / f"{file.stem}.png")
         say(*trials.lines(result))
     return result
+
+
+def rounds(of: Sweep) -> list[Sequence[int]]:
+    """Numbers of trials that are chosen at the same time: all, unless what came of the trials
+    before tells which one is next."""
+    everything = range(trials.size(of))
+    return [[number] for number in everything] if of.method == "tpe" else [everything]
 
 
 def before(path: Path) -> dict[str, Trial]:
@@ -82,31 +117,59 @@ def before(path: Path) -> dict[str, Trial]:
     return {trial["config_hash"]: trial for trial in found.get("trials", [])}
 
 
-def run(of: Sweep, config: Config, place: Path) -> tuple[Trial, dict[str, Any]]:
-    """What came of a trial, and the summary of a training that a signal ended. One that came to
-    values that are not finite is an outcome, too: it has no mean."""
-    metric, _ = best_metric(of.metric)
-    seeds = [config.seed + number for number in range(config.train.seeds)]
+def run(of: Sweep, group: list[Tried], workdir: Path) -> tuple[dict[str, Trial], dict[str, Any]]:
+    """What came of trials that run in one program, by name, and the summary of a training that a
+    signal ended. One that came to values that are not finite is an outcome, too: it has no mean.
+    Such a trial ends its program: what would come of the others is not known then, and they are not
+    in the result. None is where it is not known which trial it was, or where the program was too
+    large for the devices: then each half has to run by itself."""
+    config = groups.config_of(group)
+    place = workdir / config_hash(config)
     try:
         ran = run_seeds(config, place)
     except NotFinite as error:
-        state = str(error).partition(";")[0]
-        return {
-            "mean": None,
-            "seeds": {},
-            "state": state,
-            "wall_seconds": wall_seconds([place]),
-        }, {}
+        return lost(group, error, wall_seconds([place])), {}
+    except jax.errors.JaxRuntimeError as error:
+        if len(group) == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        say(f"{len(group)} trials in one program are too many for this memory; half of them now")
+        return {}, {}
     if ran.stopped:
         return {}, ran.stopped
-    values = values_of(metric, ran)
+    values = values_of(best_metric(of.metric)[0], ran)
+    each = len(values) // len(group)
+    found = {}
+    for number, one in enumerate(group):
+        own = values[number * each :][:each]
+        seeds = [str(one.config.seed + seed) for seed in range(each)]
+        found[one.name] = {
+            **rows.statistics(own),
+            "seeds": dict(zip(seeds, own, strict=True)),
+            "state": "done",
+            "steps": ran.reports[0]["step"],
+            **share(wall_seconds(ran.places), len(group)),
+        }
+    return found, {}
+
+
+def lost(group: list[Tried], error: NotFinite, seconds: int) -> dict[str, Trial]:
+    """The trials of a program that are known to have come to values that are not finite. The time
+    of the program is theirs."""
+    states: dict[str, str] = {}
+    if len(group) == 1:
+        states[group[0].name] = str(error).partition(";")[0]
+    for number, what in error.runs.items():
+        states.setdefault(group[number // group[0].config.train.seeds].name, what)
     return {
-        **rows.statistics(values),
-        "seeds": dict(zip(map(str, seeds), values, strict=True)),
-        "state": "done",
-        "steps": ran.reports[0]["step"],
-        "wall_seconds": wall_seconds(ran.places),
-    }, {}
+        name: {"mean": None, "seeds": {}, "state": state, **share(seconds, len(states), len(group))}
+        for name, state in states.items()
+    }
+
+
+def share(seconds: int, of: int, together: int = 0) -> dict[str, Any]:
+    """What a trial took: its share of the time of `of` trials that ran in one program with
+    `together` in all, by default these."""
+    return {"wall_seconds": round(seconds / of, 1), "together": together or of}
 
 
 def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str, Any]:
@@ -125,7 +188,7 @@ def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str,
         "size": trials.size(of),
         "fixed": more,
         "best": trials.best(of, done),
-        "wall_seconds": sum(trial["wall_seconds"] for trial in done),
+        "wall_seconds": round(sum(trial["wall_seconds"] for trial in done)),
         "device": f"{len(environment['devices'])} x {environment['devices'][0]}",
         **{key: environment[key] for key in KEPT},
         "trials": done,
@@ -150,6 +213,8 @@ def check(of: Sweep, file: Path, fixed: Point) -> None:
     for point in trials.corners(of):
         with at(point):
             experiment = Experiment(config_of(file, {**point, **fixed}))
+            if experiment.config.train.vary:
+                raise UserError(f"{file} sets config.train.vary, which is the sweep's to set")
             experiment.feed  # noqa: B018  (refuses a batch that the devices do not divide)
             found = metric_names(make_evaluations(experiment))
             if metric not in found:

@@ -92,6 +92,8 @@ def check(sweep: Sweep) -> None:
             raise UserError(f"axis {printable(key)}: give a list of values or a Span(low, high)")
         if key == "train.seeds":
             raise UserError("axis train.seeds: a sweep has seeds of its own, Sweep(seeds=3)")
+        if key == "train.vary":
+            raise UserError("axis train.vary: a sweep finds by itself what runs in one program")
     if sweep.against:
         lookup(dict(sweep.axes), sweep.against, "axis")
     for name, least in (("trials", 0), ("seeds", 1)):

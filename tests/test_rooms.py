@@ -19,7 +19,7 @@ FLOORS = (
     ("parallel",),
     ("run", "interop"),
     ("metrics",),
-    ("experiment",),
+    ("experiment", "members", "build"),
     ("resume",),
     ("aot",),
     ("sample", "texts", "evaluations", "evaluate", "bench", "compare_sets", "convert"),
@@ -29,7 +29,7 @@ FLOORS = (
     ("reproduce", "compare"),
     ("report",),
     ("api",),
-    ("__init__", "manual", "check", "export", "sweep"),
+    ("__init__", "manual", "check", "export", "sweep", "groups"),
     ("running", "verbs", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from runs import ROOT, aigc, stop_at
 
-from aigc_jax import config_files, rows, sweep, trials
+from aigc_jax import config_files, groups, members, rows, sweep, trials
 from aigc_jax.errors import UserError
+from aigc_jax.reproduce import config_hash
 from aigc_jax.trials import Span, Sweep
 
 SMOKE = ROOT / "configs/sweep/smoke.py"
@@ -108,29 +109,59 @@ def test_a_metric_that_no_run_has_is_refused(tmp_path):
         sweep.sweep(of(metric="eval/fid"), SMOKE, tmp_path / "runs", tmp_path, SHORT)
 
 
-def test_a_stopped_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    """Two trials, the second of which diverges; a signal comes in the last step of the first."""
-    axes = {RATE: [1e-2, 1e30]}
-    place = lambda name: (SMOKE, tmp_path / name / "runs", tmp_path / name, SHORT)  # noqa: E731
-    whole = sweep.sweep(of(axes=axes), *place("whole"))
-    done, lost = whole["trials"]
-    assert (done["state"], len(done["seeds"]), done["steps"]) == ("done", 2, 2)
+def test_trials_of_one_program_go_on_and_end_as_each_alone(tmp_path, monkeypatch):
+    """Three trials, the second of which diverges. A signal comes in a program of the other two."""
+    three, two = {RATE: [1e-2, 1e30, 1e-3]}, {RATE: [1e-2, 1e-3]}
+    short = {**SHORT, "train.duration": "3 steps"}
+    place = lambda name: (SMOKE, tmp_path / name / "runs", tmp_path / name, short)  # noqa: E731
+    whole = sweep.sweep(of(axes=three), *place("whole"))
+    done, lost, other = whole["trials"]
+    for trial in (done, other):
+        assert (trial["state"], len(trial["seeds"]), trial["steps"]) == ("done", 2, 3)
+        assert trial["together"] == 2
     assert (lost["mean"], lost["state"]) == (None, "loss is not finite at step 2")
+    assert lost["together"] == 3
     assert whole["best"] == done
     assert f"--config.{RATE}=0.01" in done["command"]
     assert (tmp_path / "whole/smoke.png").read_bytes()[:4] == b"\x89PNG"
+    (alone,) = sweep.sweep(of(axes={RATE: [1e-3]}), *place("alone"))["trials"]
+    assert alone["config_hash"] == other["config_hash"]
+    assert alone["seeds"] == pytest.approx(other["seeds"], rel=1e-5)
+    assert alone["seeds"] != pytest.approx(done["seeds"], rel=1e-2)
 
     with monkeypatch.context() as patch:
         stop_at(patch, 1)
-        stopped = sweep.sweep(of(axes=axes), *place("part"))
+        stopped = sweep.sweep(of(axes=two), *place("part"))
     assert (stopped["stopped"], stopped["done"], stopped["of"]) == ("SIGTERM", 0, 2)
-    sweep.sweep(of(axes={RATE: [1e-2]}), *place("part"))
+    sweep.sweep(of(axes=two), *place("part"))
     kept = json.loads((tmp_path / "part/smoke.json").read_text())["trials"]
-    assert [trial["seeds"] for trial in kept] == [done["seeds"]]  # to the bit
-    again = sweep.sweep(of(axes=axes), *place("part"))
-    assert [t["mean"] for t in again["trials"]] == [done["mean"], None]
+    assert [trial["seeds"] for trial in kept] == [done["seeds"], other["seeds"]]  # to the bit
+    again = sweep.sweep(of(axes=three), *place("part"))["trials"]
+    assert [t["mean"] for t in again] == [done["mean"], None, other["mean"]]
+    assert (again[1]["state"], again[1]["together"]) == (lost["state"], 1)
     monkeypatch.setattr(sweep, "run", None)  # nothing is left to run
-    assert sweep.sweep(of(axes=axes), *place("part"))["trials"] == again["trials"]
+    assert sweep.sweep(of(axes=three), *place("part"))["trials"] == again
+
+
+def test_trials_run_in_one_program_where_they_differ_in_numbers_that_can_vary(tmp_path):
+    """A clipping of 0 is none, so the step branches on it; a constant schedule reads no factor."""
+    clip, factor, name = (f"optimizer.model.{k}" for k in ("clip_norm", "decay_factor", "name"))
+    axes = {name: ["sgd", "adam"], clip: [0.0, 1.0], factor: [0.1, 0.5], RATE: [1e-3, 1e-2]}
+    tried = []
+    for number, point in enumerate(points(of(axes=axes))):
+        config = sweep.config_of(SMOKE, point)
+        tried.append(groups.Tried(number, point, config, config_hash(config)))
+    found = groups.made(tried, axes, tmp_path)
+    assert [[one.number for one in group] for group in found] == [
+        [i, i + 1] for i in range(0, 16, 2)
+    ]
+    config = groups.config_of(found[3])
+    assert config.train.vary == ((RATE, (1e-3, 1e-2)),)
+    for value, one in enumerate(found[3]):
+        assert config_hash(members.config_of(config, value)) == one.name
+    (tmp_path / tried[0].name).mkdir()
+    (tmp_path / tried[0].name / "config.json").write_text("{}")  # begun by itself
+    assert [len(group) for group in groups.made(tried[:2], axes, tmp_path)] == [1, 1]
 
 
 def test_the_best_trial_is_the_lowest_or_the_highest_that_is_finite():

@@ -37,7 +37,8 @@ def compile_step(
         shardings: of the state.
         spread: each device takes its share of the seeds, see `parallel/seeds.py`: nothing in the
             step is split.
-        several: makes of the steps of one seed those of all.
+        several: makes of the steps of one run those of all. It may give them, as one more
+            argument, what the runs differ in.
 
     Returns:
         `run(state, feeds, resident) -> (state, metrics)`. `feeds` are arrays
@@ -45,9 +46,9 @@ def compile_step(
         `resident` arrays lie whole on every device. The state's buffers are donated.
     """
 
-    def steps(state, feeds, resident, axis):
+    def steps(state, feeds, resident, axis, *values):
         def body(state, feed):
-            return step(state, feed, resident, axis)
+            return step(state, feed, resident, axis, *values)
 
         if jax.tree.leaves(feeds)[0].shape[0] > 1:
             return jax.lax.scan(body, state, feeds)

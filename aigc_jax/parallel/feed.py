@@ -31,7 +31,8 @@ class TrainFeed:
         data: the examples.
         batch_size: examples of a step, on all processes together.
         on_device: whether the examples lie on the devices for the whole run.
-        seeds: runs in one program: behind the rows, an array then has an axis of them.
+        seeds: of the runs in one program: behind the rows, an array then has an axis of runs.
+        values: how often all seeds come: with each value of keys that vary (`members.py`).
     """
 
     def __init__(
@@ -43,18 +44,20 @@ class TrainFeed:
         *,
         on_device: bool = False,
         seeds: int = 1,
+        values: int = 1,
         spread: bool = False,
     ):
-        self.data, self.batch_size, self.seeds = data, batch_size, seeds
+        self.data, self.batch_size = data, batch_size
+        self.seeds, self.values = seeds, values
         self.on_device = on_device and data.arrays is not None
         self._mesh, self._mode, self._spread = mesh, mode, spread
 
     def at(self, step: int, seed: int) -> Feed:
         """The feed of a step of the run with this seed (or of all that begin with it, each with
         its own order): a pure function of both."""
-        if self.seeds == 1:
+        if self.seeds * self.values == 1:
             return self._at(step, seed)
-        feeds = [self._at(step, seed + number) for number in range(self.seeds)]
+        feeds = [self._at(step, seed + number) for number in range(self.seeds)] * self.values
         return {name: np.stack([feed[name] for feed in feeds], axis=1) for name in feeds[0]}
 
     def _at(self, step: int, seed: int) -> Feed:

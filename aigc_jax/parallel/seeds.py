@@ -1,4 +1,6 @@
-"""Several runs in one program: states with a leading axis of seeds, one step for all of them.
+"""Several runs in one program: states with a leading axis of runs, one step for all of them.
+
+They differ in their seeds, and maybe in numbers of the config (`members.py`).
 
 A step of a small model leaves most of an accelerator idle, and devices that take a seed each do not
 talk to one another: there the step is vmapped over the seeds. A CPU has nothing idle, and XLA's
@@ -22,26 +24,32 @@ from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.tasks.task import TrainState
 
 
-def together(step: Callable, at_once: int, steps: bool = False) -> Callable:
-    """`(state, feed, resident, axis) -> (state, metrics)` for all seeds.
+def together(
+    step: Callable, at_once: int, steps: bool = False, given: Callable | None = None
+) -> Callable:
+    """`(state, feed, resident, axis) -> (state, metrics)` for all runs.
 
     Args:
-        step: the same for one. In the feed for all of them, seeds are the second axis, behind the
-            examples: `[batch, seeds, ...]`. Metrics get a leading axis of seeds.
-        at_once: how many of the seeds are one vmapped step, see `number_at_once`; the others follow
+        step: the same for one. In the feed for all of them, runs are the second axis, behind the
+            examples: `[batch, runs, ...]`. Metrics get a leading axis of runs.
+        at_once: how many of the runs are one vmapped step, see `number_at_once`; the others follow
             one after another. It divides their number.
         steps: whether `step` takes several, feeds and metrics having an axis of them before all
-            others. One after another, a seed then takes all of them before the next one's turn.
+            others. One after another, a run then takes all of them before the next one's turn.
+        given: what a run is given besides, by its number, as the last argument of `step`.
     """
 
     def run(state: TrainState, feed: dict, resident: dict, axis: str | None = None):
-        def one(networks, seed, feed):
-            new, metrics = step(TrainState(state.step, networks, seed), feed, resident, axis)
+        def one(networks, seed, feed, *number):
+            one_state = TrainState(state.step, networks, seed)
+            values = [given(x) for x in number] if given else []
+            new, metrics = step(one_state, feed, resident, axis, *values)
             return new.networks, metrics
 
         feed = jax.tree.map(lambda x: jnp.moveaxis(x, 1 + steps, 0), feed)
         count = jax.tree.leaves(feed)[0].shape[1] if steps else 1
-        networks, metrics = _map(one, (state.networks, state.seed, feed), at_once)
+        numbers = [jnp.arange(len(state.seed))] if given else []
+        networks, metrics = _map(one, (state.networks, state.seed, feed, *numbers), at_once)
         metrics = jax.tree.map(lambda x: jnp.moveaxis(x, 0, int(steps)), metrics)
         return state.replace(step=state.step + count, networks=networks), metrics
 
@@ -49,9 +57,9 @@ def together(step: Callable, at_once: int, steps: bool = False) -> Callable:
 
 
 def _map(one: Callable, of_all: Any, at_once: int) -> Any:
-    """`one` of every seed: `at_once` of them by vmap, the rest of the axis by a loop.
+    """`one` of every run: `at_once` of them by vmap, the rest of the axis by a loop.
 
-    The vmapped axis is the outer one, so that devices that hold neighbouring seeds each run theirs.
+    The vmapped axis is the outer one, so that devices that hold neighbouring runs each take theirs.
     """
     vmapped = jax.vmap(lambda x: one(*x))
     if len(of_all[1]) == at_once:
@@ -76,9 +84,10 @@ def number_at_once(seeds: int, mesh: Mesh, spread: bool) -> int:
     return batch_shards(mesh) if spread else 1
 
 
-def first_states(init: Callable, seeds: Any) -> TrainState:
-    """The states of all seeds before the first step, `init(seed)` of each. They share the step."""
-    states = jax.vmap(init)(seeds)
+def first_states(init: Callable, seeds: Any, *values: Any) -> TrainState:
+    """The states of all runs before the first step, `init(seed)` of each, or `init(seed, values)`.
+    They share the step."""
+    states = jax.vmap(init)(seeds, *values)
     return states.replace(step=states.step[0])
 
 

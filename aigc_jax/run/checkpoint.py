@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from aigc_jax import bucket
 from aigc_jax.atomic import sync
-from aigc_jax.errors import UserError, first_line
+from aigc_jax.errors import NotFinite, UserError, first_line
 from aigc_jax.run.console import say
 from aigc_jax.run.files import finite
 from aigc_jax.run.stored import (
@@ -89,8 +89,8 @@ class Checkpoints:
             metrics: of the evaluation at this step, if there was one; kept in the meta too.
 
         Raises:
-            UserError: the state is not finite, or the disk has no room; the earlier checkpoints are
-                as they were.
+            UserError: the state is not finite (`NotFinite`), or the disk has no room; the earlier
+                checkpoints are as they were.
         """
         import orbax.checkpoint as ocp
 
@@ -98,7 +98,7 @@ class Checkpoints:
         fingerprints, bad = inspect(state)
         if bad:
             more = f" and {len(bad) - 3} more arrays" if len(bad) > 3 else ""
-            raise UserError(
+            raise NotFinite(
                 f"the state after step {step} is not finite and is not saved: "
                 f"{', '.join(bad[:3])}{more}; the checkpoints of steps {self._listed()} are whole: "
                 "lower the learning rate or set clip_norm, and go on with --resume=force; or leave "

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -298,24 +299,35 @@ def check_evaluation(step: int, values: dict[str, float], policy: str) -> None:
     if policy == "skip":
         echo(f"step {step}: not a number in the evaluation: {', '.join(bad)}")
         return
+    of_runs: dict[int, list[str]] = {}
+    for name in bad:
+        if found := re.fullmatch(r"(.+)/seed(\d+)", name):
+            of_runs.setdefault(int(found[2]), []).append(found[1])
+    what = "is not a number in the evaluation at step"
     raise NotFinite(
-        f"{', '.join(bad)} is not a number in the evaluation at step {step}; the checkpoints "
+        f"{', '.join(bad)} {what} {step}; the checkpoints "
         "before it are whole: lower the learning rate or set clip_norm, and go on with "
-        "--resume=force"
+        "--resume=force",
+        {run: f"{', '.join(names)} {what} {step}" for run, names in of_runs.items()},
     )
 
 
 def _check_finite(last: int, metrics: Normed) -> None:
-    """`metrics` have a leading axis of steps, the last of which is `last`."""
+    """`metrics` have a leading axis of steps, the last of which is `last`; then maybe one of runs
+    in one program."""
+    runs: dict[int, str] = {}
     for name, metric in vars(metrics.metrics).items():
-        bad = np.argwhere(~np.isfinite(getattr(metric, "total", np.zeros(1))))
-        if bad.size:
-            step = last - len(metric.total) + 1 + int(bad[0][0])
-            raise NotFinite(
-                f"{name} is not finite at step {step}; the checkpoints before it are whole: lower "
-                "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
-                "steps out with --config.train.nonfinite=skip"
-            )
+        total = np.asarray(getattr(metric, "total", np.zeros(1)))
+        for row, *run in np.argwhere(~np.isfinite(total)).tolist():
+            step = last - len(total) + 1 + row
+            runs.setdefault(run[0] if run else 0, f"{name} is not finite at step {step}")
+    if runs:
+        raise NotFinite(
+            f"{next(iter(runs.values()))}; the checkpoints before it are whole: lower "
+            "the learning rate or set clip_norm, and go on with --resume=force; or leave such "
+            "steps out with --config.train.nonfinite=skip",
+            runs,
+        )
 
 
 def environment(seed: int) -> dict[str, Any]:

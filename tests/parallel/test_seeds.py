@@ -14,6 +14,9 @@ from aigc_jax.resume import restore
 from aigc_jax.train import train
 
 STEPS = "4 steps"
+GENERATOR, DISCRIMINATOR = (f"optimizer.{n}.learning_rate" for n in ("generator", "discriminator"))
+DECAY = "optimizer.model.weight_decay"
+ADAMW = {"optimizer__model__name": "adamw"}
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs libtpu: make test-tpu"
 )
@@ -28,6 +31,17 @@ CASES = {
     "seeds split": ("dense_gan", {"train__seeds": 8}),
     "two seeds on each device": ("vae", {"train__seeds": 16, "train__steps_per_call": 2}),
     "pmap": ("dense_gan", {"parallel__mode": "pmap", "train__seeds": 3}),
+    "two values": (
+        "dense_gan",
+        {
+            "train__seeds": 2,
+            "train__vary": ((GENERATOR, (1e-3, 3e-4)), (DISCRIMINATOR, (1e-4, 2e-3))),
+        },
+    ),
+    "two values by pmap": (
+        "vae",
+        {"train__vary": ((DECAY, (0.0, 10.0)),), "parallel__mode": "pmap", **ADAMW},
+    ),
 }
 
 
@@ -40,13 +54,19 @@ def test_a_run_of_several_seeds_ends_as_each_alone(case, tmp_path):
     state = restore(experiment, tmp_path / "all")
     evaluations = make_evaluations(experiment)
     found = Evaluator(experiment, evaluations)(state, evaluations)
-    for number in (0, config.train.seeds - 1):
+    for number in (0, experiment.seeds - 1):
         run = experiment.run_of(state, number)
-        alone = small(family, **{**values, "train__seeds": 1, "seed": config.seed + number})
+        value, seed = divmod(number, config.train.seeds)
+        own = {key.replace(".", "__"): x[value] for key, x in config.train.vary}
+        own |= {"train__seeds": 1, "train__vary": (), "seed": config.seed + seed}
+        alone = small(family, **{**values, **own})
         expected = train(alone, tmp_path / str(number))
         single = Experiment(alone)
         end = restore(single, tmp_path / str(number))
-        assert int(run.seed) == config.seed + number
+        assert int(run.seed) == alone.seed
+        for name, rate in single.learning_rates(3).items():
+            many = experiment.learning_rates(3)
+            assert many[f"{name}/seed{number}" if config.train.vary else name] == rate
         assert_close(jax.device_get(run), jax.device_get(end), rtol=2e-4, atol=2e-5)
         for name, value in Evaluator(single, make_evaluations(single))(end, evaluations).items():
             np.testing.assert_allclose(found[f"{name}/seed{number}"], value, rtol=2e-4)
