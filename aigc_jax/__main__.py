@@ -297,7 +297,12 @@ tries all six combinations. With method="random" and trials=20 values are drawn,
 Span(1e-4, 1e-1, log=True), or Span(1, 8, whole=True); method="tpe" lets Optuna choose (extra
 `sweep`). Keys and values are those of `aigc train --config=FILE --help`, and all are checked before
 the first trial. The same command goes on with a sweep that was stopped; values that are added later
-cost their own trials. A trial that comes to no finite value counts as lost.""",
+cost their own trials. A trial that comes to no finite value counts as lost.
+
+Trials that differ in numbers alone, as learning rates and weight decays, run in one program with
+all their seeds, compiled once. A number that the code branches on (a dropout of 0 is none), a size
+or a name has programs of its own; tpe, which waits for each trial, has one for each. Samples on the
+way are those of a program's first run. `config.train.vary` does the same for `aigc train`.""",
     ),
     "compare": Verb(
         "show runs or rows side by side: configs, metrics, one plot of their curves",

@@ -96,9 +96,7 @@ TOP: Table = {
 TRAIN: Table = {
     "duration": Key("20 epochs", "steps, epochs or examples", LENGTH),
     "seeds": Key(1, "runs in one program: seed, seed + 1, ..., each with its own data order", FEW),
-    "vary": Key(
-        (), "((key, (value, ...)), ...): runs in one program with these, each with all seeds", VARY
-    ),
+    "vary": Key((), "((key, (value, value)),): runs of all seeds with each value", VARY),
     "accumulate": Key(1, "microbatches per step", FEW),
     "steps_per_call": Key(1, "steps in one lax.scan, without a word from the host", FEW),
     "ema_decay": Key(

@@ -2,6 +2,7 @@
 a row is run; and a table and a plot of them."""
 
 import contextlib
+import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,18 +137,21 @@ def run(of: Sweep, group: list[Tried], workdir: Path) -> tuple[dict[str, Trial],
         return {}, {}
     if ran.stopped:
         return {}, ran.stopped
-    values = values_of(best_metric(of.metric)[0], ran)
+    metric, _ = best_metric(of.metric)
+    values = values_of(metric, ran)
     each = len(values) // len(group)
+    took = share(wall_seconds(ran.places), len(group))
     found = {}
     for number, one in enumerate(group):
         own = values[number * each :][:each]
         seeds = [str(one.config.seed + seed) for seed in range(each)]
+        good = all(map(math.isfinite, own))
         found[one.name] = {
-            **rows.statistics(own),
-            "seeds": dict(zip(seeds, own, strict=True)),
-            "state": "done",
+            **(rows.statistics(own) if good else {"mean": None}),
+            "seeds": dict(zip(seeds, own, strict=True)) if good else {},
+            "state": "done" if good else f"{metric} is not finite",
             "steps": ran.reports[0]["step"],
-            **share(wall_seconds(ran.places), len(group)),
+            **took,
         }
     return found, {}
 

@@ -143,6 +143,18 @@ def test_trials_of_one_program_go_on_and_end_as_each_alone(tmp_path, monkeypatch
     assert sweep.sweep(of(axes=three), *place("part"))["trials"] == again
 
 
+def test_a_program_is_taken_apart_where_it_is_not_known_which_trial_was_lost(tmp_path):
+    """Decay overflows in the only step: its loss is finite, and what would be saved is not."""
+    adamw = {"optimizer.model.name": "adamw", "optimizer.model.weight_decay": 100.0}
+    fixed = {**SHORT, "train.duration": "1 step", "train.eval_every": "never", **adamw}
+    axes = {RATE: [1e-3, 3e38]}
+    found = sweep.sweep(of(axes=axes), SMOKE, tmp_path / "runs", tmp_path, fixed)
+    done, lost = found["trials"]
+    assert (done["state"], done["together"], done["steps"]) == ("done", 1, 1)
+    assert lost["mean"] is None
+    assert lost["state"].startswith("the state after step 1 is not finite")
+
+
 def test_trials_run_in_one_program_where_they_differ_in_numbers_that_can_vary(tmp_path):
     """A clipping of 0 is none, so the step branches on it; a constant schedule reads no factor."""
     clip, factor, name = (f"optimizer.model.{k}" for k in ("clip_norm", "decay_factor", "name"))
