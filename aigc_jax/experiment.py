@@ -180,7 +180,6 @@ class Experiment:
         mode, step = self.config.parallel.mode, self.train_step
         if self.seeds == 1:
             return compiling.compile_step(step, self.mesh, mode, self.shardings)
-        members.check(self)
         several = partial(seeds.together, at_once=self.at_once, steps=True, given=self._given)
         return compiling.compile_step(step, self.mesh, mode, self.shardings, self.spread, several)
 
@@ -329,9 +328,11 @@ class Experiment:
     def _build(self, config: Config) -> tuple[Task, dict[str, Callable]]:
         return build(config, self.data, self.num_steps, self.batch_size)
 
-    @property
+    @cached_property
     def _given(self) -> Callable | None:
-        """The values of a run by its number; None where no key varies."""
+        """The values of a run by its number; None where no key varies. One that cannot is a
+        `UserError`."""
+        members.check(self)
         return partial(members.values_of, self.config) if self.config.train.vary else None
 
     def _init(self, seed: UInt32[ArrayLike, ""], values: dict | None = None) -> TrainState:

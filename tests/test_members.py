@@ -7,6 +7,7 @@ import pytest
 from runs import aigc, make_config
 
 from aigc_jax import members, tasks
+from aigc_jax.config import another_state
 from aigc_jax.errors import NotFinite, UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.experiment import Experiment
@@ -68,8 +69,9 @@ def test_a_key_that_the_code_branches_on_or_never_reads_is_named():
     assert set(found) == {clip, factor}
     assert "TracerBoolConversionError" in found[clip]
     assert found[factor] == "no part of a step uses it"
-    with pytest.raises(UserError, match=f"config.{clip} cannot vary within a program"):
-        experiment.compile_train()
+    for use in (experiment.init, experiment.compile_train):
+        with pytest.raises(UserError, match=f"config.{clip} cannot vary within a program"):
+            use()
 
 
 def test_runs_are_evaluated_with_their_own_value_of_the_task():
@@ -84,6 +86,11 @@ def test_runs_are_evaluated_with_their_own_value_of_the_task():
         assert found[f"eval/loss/seed{number}"] == pytest.approx(expected["eval/loss"], rel=1e-6)
     assert found["eval/loss/seed1"] > found["eval/loss/seed0"] + 1
     assert found["eval/kl/seed1"] == found["eval/kl/seed0"]
+
+
+def test_a_checkpoint_is_of_its_values():
+    before, after = {"train.vary": [[RATE, [0.1, 0.2]]]}, {"train.vary": []}
+    assert "(the two hold other runs)" in another_state(before, after)
 
 
 def test_what_is_not_finite_is_told_by_run():
