@@ -199,7 +199,11 @@ def check(config: Config, allowed: dict[str, Any]) -> None:
     known = {path: key.allowed for path, key in shared_keys(config).items()} | allowed
     known |= dict.fromkeys(("task.name", "model.name"), ranges.TEXT)
     own = [f"evals.{name}." for name, value in config.evals.items() if _of_type(value) is None]
-    for path, value in flatten(config, sections=ConfigDict).items():
+    flat = flatten(config, sections=ConfigDict)
+    for path in ("train.best", "train.seeds", "train.vary", "train.nonfinite"):
+        if path not in flat:  # an empty section has no keys to be looked at
+            raise UserError(f"config.{path} is a section; give {known[path]}")
+    for path, value in flat.items():
         if path in known:
             ranges.check(value, known[path], f"config.{path}")
         elif not re.match(r"optimizer\.[^.]+\.args\.", path) and not path.startswith(tuple(own)):
