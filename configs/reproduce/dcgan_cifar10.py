@@ -18,6 +18,7 @@ ROW = Row(
     source="xyfJASON/gans-pytorch README (github.com)",
     protocol="40,000 generator steps of batch 512, Adam 8e-4 (b1 0.5), five updates of the "
     "discriminator; FID",
+    wall={"4 chips of TPU v5e": "9 min at least, by what its program moves and computes"},
     deviations="how many images its FID is of, and of which split, was not read: here 50,000 "
     "generated to the training set; whether its discriminator mirrors the generator in "
     "every layer is taken from its description",
