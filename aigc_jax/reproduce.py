@@ -114,7 +114,7 @@ def curve_of(places: Sequence[Path], metric: str) -> str:
     of the evaluations, or a loss of the training. Empty where nothing was logged."""
     names = dict.fromkeys((metric, *curves.evaluated(places), *curves.losses(places)))
     points = {name: len(curves.curve(places, name)) for name in names}
-    return next((n for least in (2, 1) for n in names if points[n] >= least), "")
+    return next((n for least in (3, 2, 1) for n in names if points[n] >= least), "")
 
 
 def check_no_better(path: Path, steps: int, seeds: int) -> None:
