@@ -246,8 +246,8 @@ class Evaluator:
         return each([self._run(one, names, number) for number, one in enumerate(runs)])
 
     def _run(self, state: TrainState, names: list[str], number: int) -> Values:
-        value = number // self._experiment.config.train.seeds
-        evaluations, prepare = self._ways[value]
+        of_values = number // self._experiment.config.train.seeds
+        evaluations, prepare = self._ways[of_values]
         prepared: dict[bool, TrainState] = {}
         values = {}
         for name in names:
@@ -263,7 +263,7 @@ class Evaluator:
                     self._show(int(state.step), f"{name}-{metric}", value)
             if evaluation.examples and self._workdir and is_lead():
                 which = f"-seed{int(state.seed)}" if self._experiment.seeds > 1 else ""
-                which = f"-value{value}{which}" if self._experiment.values > 1 else which
+                which = f"-value{of_values}{which}" if self._experiment.values > 1 else which
                 place = Path("evaluations", f"{name}-step{int(state.step)}{which}.jsonl")
                 write_examples(self._workdir / place, evaluation.examples())
                 echo(f"step {int(state.step)}: what {name} compared in {place}")

@@ -127,6 +127,17 @@ def test_a_run_keeps_what_was_compared(tmp_path):
     assert [json.loads(line) for line in lines] == list(evaluations["sums"].examples())
     assert list(json.loads(lines[0])) == ["id", "source", "reference", "hypothesis"]
 
+    # Of runs that share a program each has a file.
+    with config.unlocked():
+        config.train.seeds = 2
+        config.train.vary = (("optimizer.model.learning_rate", (1e-3, 1e-2)),)
+    experiment = Experiment(config, devices=jax.devices()[:1])
+    evaluations = make_evaluations(experiment)
+    Evaluator(experiment, evaluations, workdir=tmp_path / "many")(experiment.init(), evaluations)
+    assert {path.name for path in (tmp_path / "many" / "evaluations").iterdir()} == {
+        f"sums-step0-value{value}-seed{seed}.jsonl" for value in (0, 1) for seed in (0, 1)
+    }
+
 
 def test_several_prompts_and_beams_of_generate():
     experiment = Experiment(make_config(CONFIG), devices=jax.devices()[:1])
