@@ -373,6 +373,12 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
             f"example takes data.block_size + 1 = {window.length}; use a smaller block_size or a "
             "larger split"
         )
+    begins = arrays.get("begins", np.zeros(2))[1:]
+    if begins[:4096].all() and begins.all():  # it may be a large file: mostly the first will do
+        raise UserError(
+            f"every document of {printable(name)} is one token, of which nothing can be predicted; "
+            "give another data.documents or data.tokenizer"
+        )
     return Dataset(
         name,
         split,

@@ -13,6 +13,7 @@ from aigc_jax import config as config_lib
 from aigc_jax.data import source, subwords
 from aigc_jax.data.text_size import text_size
 from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer
+from aigc_jax.errors import UserError
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=50)
 
@@ -102,3 +103,7 @@ def test_of_packed_documents_the_predicted_tokens_count(tmp_path):
     end = data.tokenizer.end_token
     assert data.text_size.tokens == len(predicted)
     assert data.text_size.bytes == (predicted != end).sum()  # a byte a token
+    (tmp_path / "text.txt").write_text("a\n\nb\n\n" * 300)
+    config.tokenizer = "char"  # which has no token for the end of a document
+    with pytest.raises(UserError, match=r"every document of .* is one token"):
+        source.load(config, "validation")
