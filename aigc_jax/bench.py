@@ -1,6 +1,5 @@
 """Benchmarks: how fast a config's compiled step, input or generation is on this machine."""
 
-import importlib.metadata
 import statistics
 import sys
 import time
@@ -18,6 +17,7 @@ from aigc_jax.errors import UserError, lookup
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.run import observe
+from aigc_jax.run.environment import REPEAT, environment
 from aigc_jax.run.hosts import memory
 from aigc_jax.tasks.task import Settings
 
@@ -44,6 +44,7 @@ def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, An
     figures = lookup(measures, what, "--what")(experiment, rounds)
     device = jax.local_devices()[0]
     peak, whose = memory()
+    about = environment(config.seed)
     result = {
         "what": what,
         **figures,
@@ -58,10 +59,11 @@ def bench(config: Config, what: str = "train", rounds: int = 30) -> dict[str, An
         "mesh": dict(experiment.mesh.shape),
         "mode": config.parallel.mode,
         "batch_size": config.data.batch_size,
-        "versions": {name: importlib.metadata.version(name) for name in observe.PACKAGES},
+        **{key: about[key] for key in REPEAT},
         "config": as_json(config),
     }
-    shown = {k: v for k, v in result.items() if isinstance(v, float | int) and k != "rounds"}
+    hidden = ("rounds", *REPEAT)
+    shown = {k: v for k, v in result.items() if isinstance(v, float | int) and k not in hidden}
     observe.echo("\n".join(f"{name:28} {value:,.6g}" for name, value in shown.items()))
     return result
 

@@ -28,10 +28,11 @@ from aigc_jax.resume import (
     write_tokenizer,
 )
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.environment import environment
 from aigc_jax.run.files import read_config, write_json
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.mirror import Mirror
-from aigc_jax.run.observe import echo, environment
+from aigc_jax.run.observe import echo
 from aigc_jax.tasks.adapting import adapters
 from aigc_jax.tasks.task import TrainState, inference_state, merge
 from aigc_jax.tasks.transfer import transfer

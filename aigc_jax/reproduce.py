@@ -17,8 +17,9 @@ from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import of_all
 from aigc_jax.parallel.sharding import check_memory
-from aigc_jax.run import curves, goodput, observe
+from aigc_jax.run import curves, goodput
 from aigc_jax.run.console import say
+from aigc_jax.run.environment import REPEAT, environment
 from aigc_jax.run.files import is_file, read_config, read_optional, write_json
 from aigc_jax.train import FREE_KEYS, train
 
@@ -74,7 +75,7 @@ def reproduce(
     if ran.stopped:
         return ran.stopped
     values, places = values_of(of.metric, ran), ran.places
-    environment = observe.environment(config.seed)
+    about = environment(config.seed)
     result = {
         "row": name,
         "metric": of.metric,
@@ -91,11 +92,8 @@ def reproduce(
         "config_hash": config_hash(config),
         "command": command(name, len(seeds), of.seeds, budget, changed),
         "wall_seconds": wall_seconds(places) + round(ran.seconds),
-        "device": f"{len(environment['devices'])} x {environment['devices'][0]}",
-        **{
-            key: environment[key]
-            for key in ("git_commit", "versions", "python", "cpu_count", "deterministic")
-        },
+        "device": f"{len(about['devices'])} x {about['devices'][0]}",
+        **{key: about[key] for key in REPEAT},
     }
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)

@@ -20,14 +20,14 @@ from aigc_jax.experiment import Experiment
 from aigc_jax.groups import Tried
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.reproduce import config_hash, run_seeds, values_of, wall_seconds
-from aigc_jax.run import observe, sweep_plot
+from aigc_jax.run import sweep_plot
 from aigc_jax.run.console import say
+from aigc_jax.run.environment import REPEAT, environment
 from aigc_jax.run.files import read_optional, write_json
 from aigc_jax.trials import METHODS, Point, Span, Sweep
 
 Trial = dict[str, Any]
 CHECKED = 500  # a config takes some milliseconds
-KEPT = ("git_commit", "versions", "python", "cpu_count", "deterministic")
 
 
 def sweep(of: Sweep, file: Path, workdir: Path, out: Path, fixed: Point) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def share(seconds: int, of: int, together: int = 0) -> dict[str, Any]:
 def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str, Any]:
     """The result of the trials that are done."""
     metric, highest = best_metric(of.metric)
-    environment = observe.environment(0)
+    about = environment(0)
     more = {key.removeprefix("train."): value for key, value in fixed.items()}
     return {
         "sweep": shown(file),
@@ -193,8 +193,8 @@ def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str,
         "fixed": more,
         "best": trials.best(of, done),
         "wall_seconds": round(sum(trial["wall_seconds"] for trial in done)),
-        "device": f"{len(environment['devices'])} x {environment['devices'][0]}",
-        **{key: environment[key] for key in KEPT},
+        "device": f"{len(about['devices'])} x {about['devices'][0]}",
+        **{key: about[key] for key in REPEAT},
         "trials": done,
     }
 

@@ -29,6 +29,7 @@ from aigc_jax.run import goodput, observe, trackers
 from aigc_jax.run.advice import Adviser
 from aigc_jax.run.bucket_lock import BucketLock
 from aigc_jax.run.checkpoint import Checkpoints
+from aigc_jax.run.environment import environment
 from aigc_jax.run.files import check_layout, is_file, read_config, write_json
 from aigc_jax.run.goodput import Clock
 from aigc_jax.run.local import LocalCheckpoints, new_name
@@ -222,7 +223,7 @@ def _train(
                     asked.listen()
                     if is_lead():
                         write_json(files.folder / "config.json", as_json(config))
-                        about = observe.environment(config.seed)
+                        about = environment(config.seed)
                         write_json(files.folder / "environment.json", about)
                         write_tokenizer(files.folder, experiment.data.tokenizer)
                     log.restart_clock(step + count)

@@ -10,7 +10,7 @@ from aigc_jax import config_files
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel import processes
 from aigc_jax.reproduce import row_config
-from aigc_jax.run.observe import environment
+from aigc_jax.run.environment import environment
 
 FAMILIES = {
     "gan": "reproduce/sngan_cifar10:smoke",
@@ -54,7 +54,9 @@ def test_the_switch_is_set_before_devices_are_and_recorded(monkeypatch):
     processes.deterministic(config)
     flags = os.environ["XLA_FLAGS"].split()
     assert flags == ["--xla_cpu_enable_fast_math=false", processes.DETERMINISTIC]
-    assert environment(0)["deterministic"] is True
+    recorded = environment(0)
+    assert recorded["deterministic"] is True
+    assert recorded["variables"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     processes.check_deterministic(config)  # a CPU needs none
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
     assert not processes.is_deterministic()

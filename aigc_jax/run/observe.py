@@ -1,10 +1,6 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard, trackers, `environment.json`, the console."""
+"""What a run tells: `metrics.jsonl`, TensorBoard, trackers, the console."""
 
-import importlib.metadata
-import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +13,7 @@ from tqdm import tqdm
 
 from aigc_jax import progress
 from aigc_jax.errors import NotFinite, escaped
-from aigc_jax.parallel.processes import is_deterministic, is_lead
+from aigc_jax.parallel.processes import is_lead
 from aigc_jax.run import screen
 from aigc_jax.run.files import open_lines, read_lines, writing
 from aigc_jax.run.goodput import Clock
@@ -27,8 +23,6 @@ from aigc_jax.run.tensorboard import Events, directory
 from aigc_jax.run.trackers import Trackers
 from aigc_jax.tasks.nonfinite import Guarded
 from aigc_jax.tasks.norms import Normed
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 
 
 class Writer:
@@ -330,24 +324,6 @@ def _check_finite(last: int, metrics: Normed) -> None:
         )
 
 
-def environment(seed: int) -> dict[str, Any]:
-    """Versions, devices, git commit, command and seed: what it takes to repeat a run; and whether
-    GPU programs were deterministic (`processes.is_deterministic`)."""
-    return {
-        "command": sys.argv,
-        "seed": seed,
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "backend": jax.default_backend(),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "processes": jax.process_count(),
-        "cpu_count": os.cpu_count(),
-        "deterministic": is_deterministic(),
-    }
-
-
 def device_table(mesh: jax.sharding.Mesh, mode: str) -> str:
     """The devices and how the mesh uses them, on two lines."""
     kinds = {device.device_kind for device in mesh.devices.flat}
@@ -356,24 +332,6 @@ def device_table(mesh: jax.sharding.Mesh, mode: str) -> str:
         f"devices: {mesh.size} x {', '.join(sorted(kinds))} in {jax.process_count()} process(es)\n"
         f"mesh: {axes}, mode {mode}"
     )
-
-
-def _git_commit() -> str | None:
-    """The commit of the code that runs, with `+` when files differ from it; None outside git."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), *args],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def show_text(text: str, most: int = 100) -> None:
