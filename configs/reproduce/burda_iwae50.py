@@ -18,6 +18,7 @@ ROW = Row(
     source="Burda, Grosse and Salakhutdinov 2015, table 1",
     protocol="batch 20, eight learning rates; NLL of the 10,000 test digits by 5,000 importance "
     "samples",
+    wall={"1 CPU core": "6 days, reckoned from the time of a step"},
     deviations="see configs/vae/burda.py",
     unit="nats per image",
     besides=("nll/negative_elbo", "nll/active_units"),

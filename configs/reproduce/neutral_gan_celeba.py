@@ -17,6 +17,7 @@ ROW = Row(
     tolerance=10.0,
     source="Lucic et al. 2018, in Dai and Wipf 2019, table 1",
     protocol="FID of 10,000 generated images to the first 10,000 test images, Inception 2015-12-05",
+    wall={"1 CPU core": "8 days, reckoned from the time of a step"},
     deviations="the published figure is about what the best GAN gives under its authors' "
     "settings; NS GAN at the best of a large search has 55.0; images are cropped to"
     " the middle square and resized, there to 160 pixels of it",

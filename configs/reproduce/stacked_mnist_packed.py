@@ -20,6 +20,7 @@ ROW = Row(
     "(PacGAN)",
     protocol="of 26,000 samples, the triples of digits that a classifier sees in the channels; "
     "1,000 are all; KL of their histogram from that of the test images",
+    wall={"1 CPU core": "4.5 h, reckoned from the time of a step"},
     deviations="the architecture of Lucic et al. (2018), there DCGANs, and the classifier that "
     "comes along, so no figure is compared with",
     unit="modes",
