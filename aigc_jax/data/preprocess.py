@@ -54,7 +54,7 @@ def preprocess(
     for name, value in raw.items():
         x = jnp.asarray(value)
         for step in steps:
-            if step.feature == name and (train or step.name not in ("random_crop", "random_flip")):
+            if step.feature == name and (train or step.name not in transforms.TRAINING):
                 keyed = (places.get(step.name, key), ids)
                 x = FUNCTIONS[step.name](x, step.args, keyed)
         floating = name in pixels or jnp.issubdtype(x.dtype, jnp.floating)

@@ -38,6 +38,7 @@ ARGUMENTS = {
     "range": (2,),
 }
 RANDOM: tuple[str, ...] = ("random_crop", "random_flip", "binarize")  # places in the key: fixed
+TRAINING = ("random_crop", "random_flip")  # of training alone
 _STEP = re.compile(r"(?:([\w+ ]+):)?\s*(\w+)\s*(?:\(([^()]*)\))?\s*")
 
 
@@ -87,6 +88,13 @@ def of(data_config: Config) -> list[Transform]:
     if not isinstance(text, str):
         raise UserError('data.transforms is one string, e.g. "random_flip | range(-1, 1)"')
     return parse(text)
+
+
+def in_evaluation(data_config: Config) -> str:
+    """What of the list an evaluation does, as it is written, for a protocol."""
+    steps = map(str.strip, data_config.transforms.split("|"))
+    kept = [step for step in steps if step and parse(step)[0].name not in TRAINING]
+    return " | ".join(kept) or "no transform"
 
 
 def at_load(steps: list[Transform]) -> tuple[list[Transform], list[Transform]]:

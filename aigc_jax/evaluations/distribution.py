@@ -95,11 +95,12 @@ def distribution(
             return values
         return {**values, "neighbours": neighbours(images, fake.features, beat)}
 
+    done = transforms.in_evaluation(config.data)
     card = {
         **measure.protocol(metrics, network, options),
         "n_real": data.size,
         "n_fake": num,
-        "real_images": f"{data.name}/{data.split} after {config.data.transforms}, to uint8",
+        "real_images": f"{data.name}/{data.split} after {done}, to uint8",
         "uint8": ROUNDED if settings.uint8 else "generated images not rounded",
         "sample_seed": settings.seed,
     }

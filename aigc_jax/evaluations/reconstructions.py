@@ -48,8 +48,9 @@ def reconstructions(
         images = (chunk["image"] for chunk in chunks)
         return paired.means([compare(x[:, :, :width], x[:, :, width:]) for x in images])
 
+    done = transforms.in_evaluation(config.data)
     card = {
-        "images": f"{data.name}/{data.split} after {config.data.transforms}, in [0, 1]",
+        "images": f"{data.name}/{data.split} after {done}, in [0, 1]",
         **paired.protocol(metrics),
     }
     return names, evaluate, card

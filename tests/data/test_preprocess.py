@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from aigc_jax import config
 from aigc_jax.data.picture import Target, resize
 from aigc_jax.data.preprocess import preprocess
+from aigc_jax.data.transforms import in_evaluation
 from aigc_jax.errors import UserError
 
 KEY = jax.random.key(0)
@@ -109,6 +110,15 @@ def test_an_image_and_its_mask_move_together():
 def test_evaluation_is_not_augmented():
     out = run("random_crop(2) | random_flip", train=False)["image"]
     np.testing.assert_array_equal(out, RAW["image"])
+
+
+def test_a_protocol_names_what_an_evaluation_does():
+    steps = "random_crop(2) | random_flip | binarize | range(-1, 1)"
+    named = in_evaluation(images(steps))
+    assert named == "binarize | range(-1, 1)"
+    evaluated, done = run(steps, train=False), run(named, train=True)
+    np.testing.assert_array_equal(evaluated["image"], done["image"])
+    assert in_evaluation(images("random_flip")) == "no transform"
 
 
 def test_binarisation_draws_each_pixel_with_its_intensity_anew_each_step():
