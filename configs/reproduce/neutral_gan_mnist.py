@@ -18,7 +18,7 @@ ROW = Row(
     source="Lucic et al. 2018 have FID by Inception v3 alone: 6.8 at best, about 10 by default",
     protocol="Frechet distance of 10,000 generated images to the 10,000 test images, features of "
     "the digit classifier (docs/metrics.md)",
-    wall={"1 CPU core": "5 h, reckoned from 400 steps"},
+    wall={"1 CPU core": "5 h, reckoned from one seed"},
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
     unit="squared distance",

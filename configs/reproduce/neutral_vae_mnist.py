@@ -18,7 +18,7 @@ ROW = Row(
     source="Lucic et al. 2018, in Dai and Wipf 2019, table 1, have FID by Inception v3 alone: 16.6",
     protocol="Frechet distance of 10,000 samples to the 10,000 test images, features of the digit "
     "classifier (docs/metrics.md)",
-    wall={"1 CPU core": "3 h, reckoned from 500 steps"},
+    wall={"1 CPU core": "3 h, reckoned from one seed"},
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights config.evals.sets.features=inception gives that FID",
     unit="squared distance",
