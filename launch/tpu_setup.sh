@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes the environment on one worker of a Cloud TPU and mounts the bucket; safe to repeat.
-# Usage, by launch/tpu.py and page 11: bash launch/tpu_setup.sh BUCKET MOUNT
+# Usage, by launch/tpu.py and launch/compute_engine.md: bash launch/tpu_setup.sh BUCKET MOUNT
 set -euo pipefail
 bucket=$1 mount=$2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -257,8 +257,9 @@ def test_the_recipes_say_how_many_machines_a_slice_has():
 
 
 def taught(program: str) -> list[str]:
-    """The commands of a program in the fenced blocks of the README, without `xargs` before them."""
-    text = (REPOSITORY / "launch" / "README.md").read_text(encoding="utf-8")
+    """The commands of a program in the fenced blocks of the pages, without `xargs` before them."""
+    pages = sorted((REPOSITORY / "launch").glob("*.md"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     lines = [re.sub(r"^xargs [-\w{} ]*?(?=gcloud )|[<>] machines$", "", line) for line in lines]
@@ -277,7 +278,7 @@ def test_the_readme_teaches_commands_that_are_accepted():
 
 def test_the_commands_for_a_group_of_machines_are_those_of_the_launcher_for_a_tpu(tmp_path):
     (tmp_path / "machines").write_text("gpt2-x1\n")
-    page = (REPOSITORY / "launch" / "README.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "launch" / "compute_engine.md").read_text(encoding="utf-8")
     lines = re.findall(r"^xargs .*$", page, re.MULTILINE)
     reached = [shell(line, tmp_path, "gcloud") for line in lines]
     assert all(words[2].startswith(("gpt2-x1", "aigc_jax.bundle")) for words in reached)

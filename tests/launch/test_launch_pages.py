@@ -9,7 +9,7 @@ import sys
 
 from runs import ROOT
 
-PAGE = (ROOT / "launch" / "README.md").read_text()
+PAGE = "\n".join(page.read_text() for page in sorted((ROOT / "launch").glob("*.md")))
 CHECK = """
 import json, sys, tempfile
 from pathlib import Path
