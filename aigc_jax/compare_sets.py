@@ -2,6 +2,7 @@
 sets, or pair by pair."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +34,12 @@ class Images(NamedTuple):
     Attributes:
         pixels: uint8.
         how: where they come from and how they became bytes.
+        ranged: whether `--range` says how.
     """
 
     pixels: UInt8[np.ndarray, "images height width channels"]
     how: str
+    ranged: bool = False
 
 
 def compare(
@@ -55,14 +58,15 @@ def compare(
 
     Args:
         real: a folder, or a file of arrays: images `[images, height, width, channels]` or without
-            channels; of an `.npz` its array `image`, or the only one.
+            channels; of an `.npz` its array `image`, or the only one. Three equal channels in both
+            are one: a file format may have made them.
         fake: the same.
         features: a name in `metrics.networks.NETWORKS`.
         metrics: names in `metrics.measure.METRICS`, or in `metrics.paired.METRICS`: then the two
             hold as many images, the first is compared with the first and so on, and in folders
             files of a pair have one name.
-        value_range: a name in `RANGES`: of floating-point arrays. "auto": signed if a value is
-            negative, else unit if none exceeds 1, else bytes.
+        value_range: a name in `RANGES`: of arrays that are not uint8. "auto": signed if a value is
+            negative, else unit if none exceeds 1, each but for rounding, else bytes.
         weights: the file of `inception`.
         k: of `prdc`.
         splits: of `inception_score`.
@@ -112,8 +116,7 @@ def _compare_pairs(
             f"{printable(real)} holds {len(first)} images and {printable(fake)} {len(second)}; "
             f"{names[0]} is of pairs: give as many"
         )
-    if os.path.isdir(real) and os.path.isdir(fake):
-        _check_partners(real, fake)
+    _check_partners(real, fake)
     height, width, channels = first.shape[1:]
     metrics = paired.make(names, (height, width, channels), "--metrics")
     mesh = _mesh()
@@ -150,8 +153,14 @@ def _pair_names(metrics: str, words: set[str], options: tuple[Any, ...]) -> tupl
 
 
 def _check_partners(real: str, fake: str) -> None:
-    """The files of two folders are pairs: their names are the same, but for the ending."""
-    for first, second in zip(_files(real), _files(fake)):
+    """The files of two folders are pairs: their names are the same, but for the ending. Those of a
+    folder beside an array are pairs by their numbers, if they have some: 10 does not follow 1."""
+    folders = [path for path in (real, fake) if os.path.isdir(path)]
+    if len(folders) < 2:
+        for path in folders:
+            _check_numbers(path)
+        return
+    for first, second in zip(_files(real).files, _files(fake).files):
         if os.path.splitext(first)[0] != os.path.splitext(second)[0]:
             raise UserError(
                 f"{printable(first)} of {printable(real)} would be compared with "
@@ -160,10 +169,14 @@ def _check_partners(real: str, fake: str) -> None:
 
 
 def _read_two(real: str, fake: str, value_range: str) -> list[Images]:
-    """Both sets, of one size."""
-    grey = [_is_grey(path) for path in (real, fake)]
-    channels = 1 if all(of is not False for of in grey) else 3
-    sets = [_read(path, channels, value_range) for path in (real, fake)]
+    """Both sets, of one size and as many channels: one where all of both are grey, else three."""
+    sets = [_read(path, value_range) for path in (real, fake)]
+    if value_range != "auto" and not any(of.ranged for of in sets):
+        raise UserError(
+            f"--range={value_range} is for arrays of other types than uint8; both sets hold bytes"
+        )
+    grey = all((of.pixels == of.pixels[..., :1]).all() for of in sets)
+    sets = [_in_channels(of, 1 if grey else 3) for of in sets]
     shapes = [of.pixels.shape[1:] for of in sets]
     if shapes[0] != shapes[1]:
         first, second = ("x".join(map(str, shape)) for shape in shapes)
@@ -193,16 +206,20 @@ def _features(extract, pixels: np.ndarray, path: str) -> networks.Outputs:
     return networks.join([extract(pixels[start : start + BATCH]) for start in starts])
 
 
-def _is_grey(path: str) -> bool | None:
-    """Whether all pictures of a folder are grey; None of arrays."""
-    if not os.path.isdir(path):
-        return None
-    return all(picture.kind(os.path.join(path, file)).is_grey for file in _files(path))
+def _in_channels(images: Images, channels: int) -> Images:
+    has = images.pixels.shape[-1]
+    if has == channels:
+        return images
+    if channels == 1:
+        how = f"{images.how}; its {has} channels are equal: one is taken"
+        return images._replace(pixels=images.pixels[..., :1], how=how)
+    how = f"{images.how}; grey: its channel is taken three times"
+    return images._replace(pixels=np.repeat(images.pixels, channels, axis=-1), how=how)
 
 
-def _read(path: str, channels: int, value_range: str) -> Images:
+def _read(path: str, value_range: str) -> Images:
     if os.path.isdir(path):
-        return _pictures(path, channels)
+        return _pictures(path)
     if not os.path.exists(path):
         raise UserError(f"{printable(path)} is not there; give a folder of images or an .npz file")
     if Path(path).suffix.lower() not in ARRAYS:
@@ -213,17 +230,35 @@ def _read(path: str, channels: int, value_range: str) -> Images:
     return _bytes(_array(path), path, value_range)
 
 
-def _files(path: str) -> list[str]:
+def _files(path: str) -> folder.Found:
     found = folder.walk(path, picture.suffixes())
     if not found.files:
         raise folder.none_found(path, "images", picture.suffixes(), found)
-    return found.files
+    return found
 
 
-def _pictures(path: str, channels: int) -> Images:
+def _check_numbers(path: str) -> None:
+    """The order of the files' names is that of the numbers in them; or a `UserError`."""
+    last: dict[str, tuple[list[int], str]] = {}  # of names that differ by numbers alone
+    for file in _files(path).files:
+        numbers, alike = list(map(int, re.findall(r"\d+", file))), re.sub(r"\d+", "0", file)
+        before, name = last.get(alike, ([], ""))
+        if numbers < before:
+            raise UserError(
+                f"{printable(path)} would be paired with an array in the order of its names, where "
+                f"{printable(file)} comes after {printable(name)}; number the files with as many "
+                "digits each (01, 02, ... 10)"
+            )
+        last[alike] = numbers, file
+
+
+def _pictures(path: str) -> Images:
     """All pictures under a folder, which have one size."""
+    files, skipped = _files(path)
+    kinds = {picture.kind(os.path.join(path, file)) for file in files}
+    channels = 1 if all(kind.is_grey for kind in kinds) else 3
     decoded, size, first = [], None, ""
-    for file in _files(path):
+    for file in files:
         where = os.path.join(path, file)
         with open(where, "rb") as stream:
             encoded = stream.read()
@@ -235,7 +270,10 @@ def _pictures(path: str, channels: int) -> Images:
                 f"{size[0]}x{size[1]}, {printable(file)} {found[0]}x{found[1]}; resize them to one"
             )
         decoded.append(picture.decode(encoded, picture.Target(*size, channels), where))
-    return Images(np.stack(decoded), f"{len(decoded)} files, decoded to 8 bits")
+    how = f"{len(decoded)} files, decoded to 8 bits"
+    if any(kind.is_transparent for kind in kinds):
+        how += ", transparency on white"
+    return Images(np.stack(decoded), how + (f"; skipped: {folder.counts(skipped)}" * bool(skipped)))
 
 
 def _array(path: str) -> Shaped[np.ndarray, "..."]:
@@ -249,33 +287,43 @@ def _array(path: str) -> Shaped[np.ndarray, "..."]:
             if name != "image" and len(held.files) != 1:
                 there = ", ".join(map(printable, held.files)) or "none"
                 raise UserError(f'{printable(path)} has no array "image"; there are: {there}')
-            return held[name]
-    except (ValueError, OSError, EOFError, KeyError) as error:
+            found = held[name]
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # of damaged files zipfile, zlib and numpy raise a dozen kinds
         raise UserError(f"cannot read {printable(path)}: {first_line(error)}") from None
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{printable(path)}: {printable(name)} is no array")
+    return found
 
 
 def _bytes(x: np.ndarray, path: str, value_range: str) -> Images:
     """An array as bytes."""
-    x = x[..., None] if x.ndim == 3 else x
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or not len(x):
+    one = x.ndim == 3 and x.shape[-1] in (1, 3, 4)  # one picture, not many of such a width
+    if one or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)) or not x.size:
         raise UserError(
             f"{printable(path)} holds an array of shape {x.shape}; images are [images, height, "
             "width] or [images, height, width, channels] with 1 or 3 channels, the last axis"
         )
+    x = x[..., None] if x.ndim == 3 else x
     if x.dtype == np.uint8:
         return Images(x, "uint8 as it is")
     if x.dtype.kind not in "fiu" or not np.isfinite(x).all():
         raise UserError(f"{printable(path)} holds {x.dtype} that is no image, or not finite")
     low, high = float(x.min()), float(x.max())
+    slack = 1e-3  # of a range: what rounding may add
     if value_range == "auto":
-        value_range = "signed" if low < 0 else "unit" if high <= 1 else "bytes"
+        value_range = "signed" if low < -slack else "unit" if high <= 1 + slack else "bytes"
     ends = {"bytes": (0.0, 255.0), "unit": (0.0, 1.0), "signed": (-1.0, 1.0)}[value_range]
-    slack = 1e-3 * (ends[1] - ends[0])  # what rounding may add
+    slack *= ends[1] - ends[0]
     if low < ends[0] - slack or high > ends[1] + slack:
         raise UserError(
             f"{printable(path)} holds values from {low:g} to {high:g}, not from {ends[0]:g} to "
             f"{ends[1]:g} ({value_range}); give --range=bytes, unit or signed"
         )
-    levels = (x.astype(np.float64) - ends[0]) * (255.0 / (ends[1] - ends[0]))
-    pixels = np.round(np.clip(levels, 0.0, 255.0)).astype(np.uint8)
-    return Images(pixels, f"{x.dtype}, {RANGES[value_range]}")
+    pixels = np.empty(x.shape, np.uint8)
+    for start in range(0, len(x), BATCH):  # in float64, so not all at once
+        levels = x[start : start + BATCH].astype(np.float64) - ends[0]
+        levels = np.clip(levels * (255.0 / (ends[1] - ends[0])), 0.0, 255.0)
+        pixels[start : start + BATCH] = np.round(levels)
+    return Images(pixels, f"{x.dtype}, {RANGES[value_range]}", ranged=True)

@@ -1,6 +1,7 @@
 """`aigc metrics REAL FAKE`: folders and arrays give the same numbers; bad input is one line."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -78,6 +79,62 @@ def test_pairs_are_compared_in_their_order(there):
         compare(str(there / "paired"), str(there / "fake"), **PAIRS)
 
 
+def test_files_are_paired_with_an_array_by_their_numbers(there, tmp_path):
+    images = np.load(there / "real.npy")
+    for name, stem in (("text", "{}"), ("padded", "{:02}")):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{stem.format(i)}.png")
+    same = compare(str(there / "real.npy"), str(tmp_path / "padded"), **PAIRS)["metrics"]
+    assert same["mean_squared_error"] == 0.0
+    with pytest.raises(UserError, match=r"2\.png comes after 11\.png.*as many digits"):
+        compare(str(tmp_path / "text"), str(there / "real.npy"), **PAIRS)
+
+
+def test_equal_channels_are_one(there, tmp_path):
+    """What `save_image` of torchvision makes of grey pictures: the same numbers as of grey ones."""
+    grey, other = np.load(there / "real.npy"), str(there / "fake")
+    colours = np.repeat(grey[..., None], 3, axis=-1)
+    np.save(tmp_path / "colours.npy", colours)
+    (tmp_path / "colours").mkdir()
+    for i, image in enumerate(colours):
+        Image.fromarray(image).save(tmp_path / "colours" / f"{i:02}.png")
+    first = compare(str(there / "real.npy"), other, **PIXELS)
+    for name in ("colours", "colours.npy"):
+        found = compare(str(tmp_path / name), other, **PIXELS)
+        assert found["metrics"] == first["metrics"]
+        assert "3 channels are equal" in found["protocol"]["real"]
+    colours[0, 0, 0, 0] ^= 1
+    np.save(tmp_path / "colour.npy", colours)
+    found = compare(str(tmp_path / "colour.npy"), other, **PIXELS)["protocol"]
+    assert (found["image"], "three times" in found["fake"]) == ("6x5x3", True)
+
+
+@pytest.mark.parametrize("nearly", [1 + 1e-7, -1e-6])
+def test_rounding_does_not_change_the_range(there, tmp_path, nearly):
+    images = np.load(there / "real_unit.npz")["image"]
+    images[0, 0, 0, 0] = np.round(nearly)
+    np.save(tmp_path / "within.npy", images)
+    images[0, 0, 0, 0] = nearly
+    np.save(tmp_path / "beyond.npy", images)
+    found = [compare(str(tmp_path / f"{n}.npy"), str(there / "fake"), **PIXELS) for n in
+             ("within", "beyond")]  # fmt: skip
+    assert found[0]["metrics"] == found[1]["metrics"]
+    assert "in [0, 1]" in found[1]["protocol"]["real"]
+
+
+def test_what_is_left_out_or_changed_of_a_folder_is_told(there, tmp_path):
+    for i, image in enumerate(np.load(there / "real.npy")):
+        rgba = Image.fromarray(image).convert("RGBA")
+        rgba.putalpha(0)
+        rgba.save(tmp_path / f"{i}.png")
+    (tmp_path / "more.heic").write_bytes(b"")
+    said = compare(str(tmp_path), str(there / "fake"), **PIXELS)["protocol"]["real"]
+    assert "12 files" in said
+    assert "transparency on white" in said
+    assert "skipped: 1 .heic" in said
+
+
 @pytest.mark.parametrize(
     ("real", "fake", "settings", "message"),
     [
@@ -89,6 +146,15 @@ def test_pairs_are_compared_in_their_order(there):
         ("real", "two.npz", {}, 'has no array "image"; there are: a, b'),
         ("real", "first.npy", {}, r"shape \(12, 3, 6, 5\).*the last axis"),
         ("real", "nan.npy", {}, "not finite"),
+        ("real", "one.npy", {}, r"shape \(6, 5, 3\)"),
+        ("real", "none.npy", {}, r"shape \(5, 0, 0, 3\)"),
+        ("real", "cut.npz", {}, "cannot read .*cut.npz"),
+        ("real", "damaged.npz", {}, "cannot read .*damaged.npz"),
+        ("real", "word.npz", {}, "image is no array"),
+        ("real", "header.npy", {}, "cannot read .*header.npy"),
+        ("real", "type.npy", {}, "cannot read .*type.npy"),
+        ("real", "two.npy", {"metrics": "kid"}, "needs 3 images on each side; there are 12 and 2"),
+        ("real", "fake", {"value_range": "unit"}, "both sets hold bytes"),
         ("real", "large.npy", {}, "7x5x1; only images of one size"),
         ("real", "mixed", {}, "different sizes"),
         ("real", "bad", {}, "bad.png"),
@@ -128,6 +194,19 @@ def spoil(root):
     np.save(root / "first.npy", np.zeros((12, 3, 6, 5), np.uint8))
     np.save(root / "nan.npy", np.full((12, 6, 5), np.nan, np.float32))
     np.save(root / "large.npy", np.zeros((12, 7, 5), np.uint8))
+    np.save(root / "one.npy", np.zeros((6, 5, 3), np.uint8))
+    np.save(root / "none.npy", np.zeros((5, 0, 0, 3), np.uint8))
+    np.save(root / "two.npy", np.zeros((2, 6, 5), np.uint8))
+    np.savez_compressed(root / "whole.npz", image=np.arange(360, dtype=np.uint8).reshape(12, 6, 5))
+    whole = (root / "whole.npz").read_bytes()
+    (root / "cut.npz").write_bytes(whole[:-30])
+    middle = len(whole) // 2
+    (root / "damaged.npz").write_bytes(whole[: middle - 40] + b"\0" * 80 + whole[middle + 40 :])
+    with zipfile.ZipFile(root / "word.npz", "w") as file:
+        file.writestr("image", "no array")
+    header = (root / "fake.npy").read_bytes()
+    (root / "header.npy").write_bytes(header.replace(b"'descr'", b"'desc(r"))
+    (root / "type.npy").write_bytes(header.replace(b"'|u1'", b"'|,('"))
     for name in ("mixed", "bad"):
         (root / name).mkdir()
         Image.new("L", (5, 6)).save(root / name / "a.png")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped
 from aigc_jax import rng
 from aigc_jax.data import transforms
 from aigc_jax.data.source import Dataset
-from aigc_jax.errors import UserError, names_in, printable
+from aigc_jax.errors import NotFinite, UserError, names_in, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.pictures import beside
 from aigc_jax.metrics import measure, networks
@@ -58,7 +58,12 @@ def distribution(
     batch = settings.batch_size or config.data.eval_batch_size
     extract = networks.extractor(network, experiment.mesh, batch)
     sampler = Sampler(experiment, Settings("samples"), chunk=min(batch, num))
+    classes = getattr(task, "num_classes", 0)
     known: list[Outputs] = []  # of the real images, once they are
+
+    def labels(ids: np.ndarray) -> dict[str, np.ndarray]:
+        """All classes alike often, or as nearly so as the number of samples allows."""
+        return {"label": np.asarray(ids % classes, np.int32)} if classes else {}
 
     def of_images(data: Dataset, count: int, beat: Beat) -> Outputs:
         parts = []
@@ -84,7 +89,7 @@ def distribution(
                 known.append(of_images(experiment.data, min(experiment.data.size, data.size), beat))
         noise = rng.stream_key(settings.seed, "generate")
         images, parts = np.empty((0, height, width, channels)), []
-        for chunk in sampler(state, noise, num, beat=beat):
+        for chunk in sampler(state, noise, num, rows=labels, beat=beat):
             levels = _levels(chunk["image"], settings.uint8)
             parts.append(extract(levels))
             if len(images) < PICTURED:
@@ -129,6 +134,12 @@ def _images(
 def _levels(
     images: Float[np.ndarray, "num height width channels"], rounded: bool
 ) -> Shaped[np.ndarray, "num height width channels"]:
-    """[0, 1] as 0 to 255; what lies outside is clipped."""
+    """[0, 1] as 0 to 255; what lies outside is clipped.
+
+    Raises:
+        NotFinite: a value is not finite; as a byte it would be black.
+    """
+    if not np.isfinite(images).all():
+        raise NotFinite("generated images are not finite")
     levels = 255.0 * np.clip(images, 0.0, 1.0)
     return np.round(levels).astype(np.uint8) if rounded else levels

@@ -95,6 +95,7 @@ def translation(experiment: Experiment, name: str) -> tuple:
         "decoding": decoding,
         **({"length_penalty": settings.length_penalty} if settings.num_beams > 1 else {}),
         "max_new_tokens": longest,
+        "pairs": data.about,
         "texts": "decoded from their tokens, not tokenised or cased otherwise",
         **({"signatures": signatures} if signatures else {}),
     }

@@ -28,8 +28,8 @@ def kernel_distance(
     distribution it is too large rather than too small. Float64, in tiles.
 
     Args:
-        real: at least 2 examples.
-        fake: at least 2 examples.
+        real: at least 3 examples: the jackknife needs a pair when one is left out.
+        fake: at least 3 examples.
     """
     x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     m, n = len(x), len(y)
@@ -40,13 +40,10 @@ def kernel_distance(
     within_y -= _kernel(np.einsum("nd,nd->n", y, y) / x.shape[1])
     xx, yy, xy = within_x.sum(), within_y.sum(), across_x.sum()
     value = xx / (m * (m - 1)) + yy / (n * (n - 1)) - 2 * xy / (m * n)
-    variance = 0.0
-    if m > 2:
-        left = (xx - 2 * within_x) / ((m - 1) * (m - 2)) - 2 * (xy - across_x) / ((m - 1) * n)
-        variance += (m - 1) * np.var(left)
-    if n > 2:
-        left = (yy - 2 * within_y) / ((n - 1) * (n - 2)) - 2 * (xy - across_y) / ((n - 1) * m)
-        variance += (n - 1) * np.var(left)
+    left = (xx - 2 * within_x) / ((m - 1) * (m - 2)) - 2 * (xy - across_x) / ((m - 1) * n)
+    variance = (m - 1) * np.var(left)
+    left = (yy - 2 * within_y) / ((n - 1) * (n - 2)) - 2 * (xy - across_y) / ((n - 1) * m)
+    variance += (n - 1) * np.var(left)
     return KernelDistance(float(value), float(np.sqrt(variance)))
 
 

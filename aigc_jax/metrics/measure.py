@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from aigc_jax.errors import UserError
+import numpy as np
+
+from aigc_jax.errors import NotFinite, UserError
 from aigc_jax.metrics.frechet import Moments, check_counts, frechet_distance
 from aigc_jax.metrics.inception_score import inception_score
 from aigc_jax.metrics.kid import kernel_distance
@@ -69,7 +71,10 @@ def _kid(sets: Sets, _: Options) -> dict[str, float]:
 
 
 def _score(sets: Sets, options: Options) -> dict[str, float]:
-    mean, deviation = inception_score(_logits(sets.fake), options.splits)
+    logits = _logits(sets.fake)
+    if options.splits > 1:  # files often come class after class, and then a part has one class
+        logits = logits[np.random.default_rng(0).permutation(len(logits))]
+    mean, deviation = inception_score(logits, options.splits)
     return _score_values(options, mean, deviation)
 
 
@@ -119,7 +124,7 @@ METRICS = {
     ),
     "prdc": Metric("open balls to the k-th neighbour", lambda *_: PRDC._fields, _prdc),
     "inception_score": Metric(
-        "exp of the mean KL in nats; of the generated images",
+        "exp of the mean KL in nats; of the generated images, parts drawn without order (seed 0)",
         lambda _, options: tuple(_score_values(options, 0.0, 0.0)),
         _score,
         logits=2,
@@ -179,8 +184,11 @@ def check(
     k, splits = options
     if "prdc" in names and min(real, fake) <= k:
         raise UserError(f"prdc with k={k} needs more than {k} images; give more, or a smaller k")
-    if min(real, fake) < 2:
-        raise UserError(f"a distance needs 2 images on each side; there are {real} and {fake}")
+    least = 3 if "kid" in names else 2  # leaving one out has to leave a pair
+    if min(real, fake) < least:
+        raise UserError(
+            f"a distance needs {least} images on each side; there are {real} and {fake}"
+        )
     for given, default, name, of in (
         (k, Options().k, "k", "prdc"),
         (splits, Options().splits, "splits", "inception_score"),
@@ -192,7 +200,16 @@ def check(
 
 
 def measure(names: tuple[str, ...], sets: Sets, options: Options) -> dict[str, float]:
-    """The values of these metrics."""
+    """The values of these metrics.
+
+    Raises:
+        NotFinite: what a network makes of an image is not finite. (A comparison with NaN is false,
+            so some metrics would call such images good.)
+    """
+    for of, outputs in sets._asdict().items():
+        for x in () if outputs is None else (outputs.features, outputs.logits):
+            if x is not None and not np.isfinite(x).all():
+                raise NotFinite(f"the features of {of} images are not finite")
     found: dict[str, float] = {}
     for name in names:
         found |= METRICS[name].measure(sets, options)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 STACKED = 1000  # modes of stacked MNIST: three digits, one a channel
+TILE = 10_000  # points at once
 DEVIATIONS = 3.0  # how far from its mode a point of high quality may lie
 
 
@@ -26,12 +27,15 @@ def count_modes(
         `high_quality`: the share of such points; `modes_kl`: KL in nats of the histogram of these
         points over the Gaussians from the uniform one (of the whole mixture, if there are none).
     """
-    squares = ((points[:, None, :] - centres[None]) ** 2).sum(axis=-1)
-    nearest, near = squares.argmin(axis=1), squares.min(axis=1) <= (DEVIATIONS * deviation) ** 2
-    counts = np.bincount(nearest[near], minlength=len(centres))
+    counts, within = np.zeros(len(centres), np.int64), (DEVIATIONS * deviation) ** 2
+    for start in range(0, len(points), TILE):
+        tile = points[start : start + TILE]
+        squares = ((tile[:, None, :] - centres[None]) ** 2).sum(axis=-1)
+        nearest, near = squares.argmin(axis=1), squares.min(axis=1) <= within
+        counts += np.bincount(nearest[near], minlength=len(centres))
     return {
         "modes": float((counts > 0).sum()),
-        "high_quality": float(near.mean()),
+        "high_quality": float(counts.sum() / len(points)),
         "modes_kl": histogram_kl(counts, np.ones(len(centres))),
     }
 

@@ -168,7 +168,7 @@ def _inception(name, shape, weights) -> FeatureNetwork:
     channels = shape[-1]
     if channels not in (1, 3):
         raise UserError(f"features=inception are of grey or RGB images; these have {channels}")
-    params, digest = inception_params(weights)
+    params, digest, published = inception_params(weights)
     module = inception.InceptionV3()
 
     def apply(params, images) -> Any:
@@ -177,13 +177,13 @@ def _inception(name, shape, weights) -> FeatureNetwork:
 
     card = {
         "network": 'Inception v3 "2015-12-05", mean of the last block; logits without their bias',
-        "sha256": digest,
+        "sha256": digest + ("" if published else ", not the published file's"),
         "size": inception.FEATURES,
         "input": "(uint8 - 128) / 128" + (", grey thrice" if channels == 1 else ""),
         "resize": f"to {inception.SIDE}x{inception.SIDE}, bilinear as TensorFlow 1",
         "dtype": "float32",
     }
-    return FeatureNetwork(name, inception.FEATURES, inception.CLASSES, apply, params, card)
+    return FeatureNetwork(name, inception.FEATURES, inception.CLASSES, apply, params, card, most=50)
 
 
 def _efficientnet(name, shape, _) -> FeatureNetwork:
@@ -245,8 +245,9 @@ def about_shipped(name: str) -> dict[str, Any]:
     return json.loads((WEIGHTS / "index.json").read_text())[name]
 
 
-def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
-    """The parameters of `InceptionV3` and the SHA-256 of their file.
+def inception_params(weights: str = "") -> tuple[dict[str, Any], str, bool]:
+    """The parameters of `InceptionV3`, the SHA-256 of their file, and whether it is the published
+    file's: nothing is known of a `.safetensors`.
 
     Args:
         weights: pytorch-fid's or torch-fidelity's `.pth`, or the same arrays under the same names
@@ -263,14 +264,14 @@ def inception_params(weights: str = "") -> tuple[dict[str, Any], str]:
         )
     if path.suffix == ".safetensors":
         arrays, digest = _safetensors(path)
-        return inception.from_torch(arrays), digest
+        return inception.from_torch(arrays), digest, False
     digest = _digest(path)
     if not digest.startswith(INCEPTION_SHA256):
         raise UserError(
             f"{printable(path)} is damaged or another file: its SHA-256 begins with {digest[:8]}, "
             f"that of the published one with {INCEPTION_SHA256}; download it again"
         )
-    return inception.from_torch(pickled.torch_arrays(path)), digest
+    return inception.from_torch(pickled.torch_arrays(path)), digest, True
 
 
 def _digest(path: Path) -> str:
@@ -283,6 +284,10 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path), _digest(path)
-    except (SafetensorError, OSError) as error:
+        arrays = load_file(path)
+    except (SafetensorError, OSError, AttributeError, TypeError) as error:  # of numpy's types
         raise UserError(f"cannot read {printable(path)}: {first_line(error)}") from None
+    for name, x in arrays.items():
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise UserError(f"{printable(path)}: {printable(name)} is not finite")
+    return arrays, _digest(path)

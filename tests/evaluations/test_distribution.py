@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from runs import make_config
 
-from aigc_jax import rng, tasks
+from aigc_jax import config_files, rng, tasks
 from aigc_jax.config import evaluation
 from aigc_jax.data import transforms
-from aigc_jax.errors import UserError
+from aigc_jax.errors import NotFinite, UserError
 from aigc_jax.evaluate import Evaluator, check_best, make_evaluations
+from aigc_jax.evaluations import distribution
 from aigc_jax.experiment import Experiment
 from aigc_jax.manual import keys_help
 from aigc_jax.metrics import measure, networks
@@ -107,6 +108,33 @@ def test_samples_of_a_signed_model_are_in_the_unit_of_the_data():
     assert card["batch_norm"]  # the task's own part of the card is there, too
 
 
+def test_classes_are_alike_often_whatever_the_number_of_samples(monkeypatch):
+    labels = []
+
+    class Spy(Sampler):
+        def __call__(self, *args, **settings):
+            for chunk in super().__call__(*args, **settings):
+                labels.extend(chunk["label"])
+                yield chunk
+
+    monkeypatch.setattr(distribution, "Sampler", Spy)
+    config = config_files.load("gan/cgan:smoke")
+    config.evals = {"sets": evaluation("distribution", features="pixels", metrics="kid")}
+    config.evals.sets.num_samples = 23
+    evaluated(tasks.complete(config), 1)
+    assert set(np.bincount(labels, minlength=10)) == {2, 3}
+
+
+def test_samples_that_are_not_finite_are_no_black_images(on_one):
+    experiment, _, _ = on_one
+    evaluations = make_evaluations(experiment)
+    state = jax.tree.map(
+        lambda x: x * jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else x, experiment.init()
+    )
+    with pytest.raises(NotFinite, match="generated images are not finite"):
+        Evaluator(experiment, evaluations, show=lambda *_: None)(state, evaluations)
+
+
 def test_a_value_can_choose_the_best_checkpoint():
     config = config_with(best="lowest sets/kid")
     experiment = Experiment(config)
@@ -127,7 +155,7 @@ def test_a_value_can_choose_the_best_checkpoint():
         ({"weights": "some.pth"}, "features=pixels takes no weights"),
         ({"features": "inception", "weights": "no.pth"}, "there is no file no.pth.*6726825d"),
         ({"num_sample": 5}, r'config\.evals\.sets\.num_sample; did you mean "evals\.sets\.num_s'),
-        ({"num_samples": 1, "metrics": "kid"}, "a distance needs 2 images on each side"),
+        ({"num_samples": 1, "metrics": "kid"}, "a distance needs 3 images on each side"),
     ],
 )
 def test_bad_settings_are_refused_before_the_first_step(settings, message):

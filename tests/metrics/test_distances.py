@@ -8,8 +8,8 @@ import pytest
 import sets
 
 from aigc_jax.data.mixtures import MIXTURES
-from aigc_jax.errors import UserError
-from aigc_jax.metrics import modes
+from aigc_jax.errors import NotFinite, UserError
+from aigc_jax.metrics import measure, modes, networks
 from aigc_jax.metrics.frechet import Moments, check_counts, frechet_distance
 from aigc_jax.metrics.inception_score import inception_score
 from aigc_jax.metrics.kid import kernel_distance
@@ -40,6 +40,25 @@ def test_inception_score_lies_between_one_and_the_classes():
     assert inception_score(np.zeros((50, 7), np.float32))[0] == pytest.approx(1.0)
     sure = 1e3 * np.eye(7, dtype=np.float32)[np.arange(70) % 7]
     assert inception_score(sure)[0] == pytest.approx(7.0)
+
+
+def test_classes_in_order_have_the_score_of_mixed_ones():
+    logits = 20 * np.eye(10)[np.arange(1000) // 100]
+    sets = measure.Sets(*[networks.Outputs(np.zeros((1000, 1)), logits)] * 2)
+    found = measure.measure(("inception_score",), sets, measure.Options(splits=10))
+    assert inception_score(logits, 10)[0] == pytest.approx(1.0, abs=1e-3)  # a class a part
+    assert found["inception_score"] > 9
+
+
+@pytest.mark.parametrize("name", ["prdc", "kid", "frechet", "memorisation", "class_histogram"])
+def test_features_that_are_not_finite_have_no_distance(name):
+    draw = np.random.default_rng(0).normal
+    good = networks.Outputs(draw(size=(12, 2)).astype(np.float32), draw(size=(12, 3)))
+    bad = networks.Outputs(good.features.copy(), good.logits)
+    bad.features[3, 1] = np.nan
+    for given in (measure.Sets(good, bad, good), measure.Sets(bad, good, good)):
+        with pytest.raises(NotFinite, match="not finite"):
+            measure.measure((name,), given, measure.Options())
 
 
 def test_frechet_distance_of_two_gaussians():

@@ -87,6 +87,9 @@ def test_inception_says_where_its_weights_are(tmp_path, monkeypatch):
     (tmp_path / "broken.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="cannot read"):
         networks.feature_network("inception", (32, 32, 3), str(tmp_path / "broken.safetensors"))
+    save_file({"a": np.full(3, np.nan, np.float32)}, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="a is not finite"):
+        networks.feature_network("inception", (32, 32, 3), str(tmp_path / "nan.safetensors"))
     save_file({"a": np.zeros(3, np.float32)}, tmp_path / "wrong.safetensors")
     with pytest.raises(UserError, match=r"fc\.weight is missing"):
         networks.feature_network("inception", (32, 32, 3), str(tmp_path / "wrong.safetensors"))
@@ -94,7 +97,8 @@ def test_inception_says_where_its_weights_are(tmp_path, monkeypatch):
     save_file(sets.inception_state(inception.shapes()), path)
     monkeypatch.setenv(networks.INCEPTION_VARIABLE, str(path))
     network = networks.feature_network("inception", (28, 28, 1))
-    assert network.card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert network.card["sha256"] == f"{digest}, not the published file's"
     assert network.card["input"].endswith("grey thrice")
     shape = jax.ShapeDtypeStruct((4, 28, 28, 1), np.uint8)
     features, logits = jax.eval_shape(network.apply, network.params, shape)
