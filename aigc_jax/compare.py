@@ -24,8 +24,17 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
         out: the plot, without its ending.
         metric: to draw, e.g. `eval/loss`; by default the first that all have evaluated.
     """
-    runs = {place: workdirs_of(place) for place in places}
+    found = [workdirs_of(place) for place in places]
+    if len({workdirs[0].resolve() for workdirs in found}) < len(found):
+        raise UserError("a run stands twice; give each once")
+    runs = dict(zip(names_of([workdirs[0] for workdirs in found]), found, strict=True))
     configs = {place: shared_config(workdirs) for place, workdirs in runs.items()}
+    for place, config in configs.items():
+        if config.get("train.vary"):
+            raise UserError(
+                f"{printable(place)} is several runs of different keys (config.train.vary), whose "
+                "mean says nothing; `aigc report` shows each"
+            )
     keys = sorted(set().union(*configs.values()))
     different = {
         key: {place: config.get(key) for place, config in configs.items()}
@@ -43,19 +52,14 @@ def compare(places: Sequence[str], out: Path, metric: str = "") -> dict[str, Any
         raise UserError(
             f"--metric={printable(metric)} is not in all runs; there are {', '.join(shared)}"
         )
-    path = out.with_name(f"{out.name}.png")
-    curves.plot(runs, metric, path)
     for title, table in (
         ("config", different),
         ("metrics", {n: {p: m[n] for p, m in metrics.items()} for n in shared}),
     ):
         say(*text_table(title, table, list(runs)).splitlines())
+    path = out.with_name(f"{out.name}.png")
+    curves.plot(runs, metric, path)
     return {"config": different, "metrics": metrics, "plot": str(path)}
-
-
-def workdir_of(place: str) -> Path:
-    """The directory of a run, or of a row that was run, its seeds together."""
-    return workdirs_of(place)[0]
 
 
 def workdirs_of(place: str) -> list[Path]:
@@ -101,17 +105,33 @@ def stored_config(workdir: Path) -> dict[str, Any]:
 
 
 def last_metrics(workdir: Path) -> dict[str, float]:
-    """The last value of every metric that a run has logged of its evaluations, and of its
-    `report.json`; of several seeds the means."""
-    found: dict[str, float] = {}
+    """The newest value of every metric of a run's evaluations: of those on the way, or of its
+    `report.json`, whichever is of the later step; of several seeds the means."""
+    found: dict[str, tuple[int, float]] = {}
+
+    def take(step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            if "/seed" not in name and value is not None and found.get(name, (-1, 0))[0] <= step:
+                found[name] = step, value
+
     for line in read_lines(workdir / "metrics.jsonl"):
         if line.get("phase") == "eval":
-            found |= {
-                k: v for k, v in line.items() if "/" in k and "/seed" not in k and v is not None
-            }
-    reported = read_optional(workdir / "report.json").get("metrics", {})
-    found |= {k: v for k, v in reported.items() if "/" in k and "/seed" not in k and v is not None}
-    return found
+            take(line.get("step", -1), {name: value for name, value in line.items() if "/" in name})
+    report = read_optional(workdir / "report.json")
+    reported = report.get("metrics", {})
+    whole = {(name if "/" in name else f"eval/{name}"): value for name, value in reported.items()}
+    take(report.get("step", -1), whole)
+    return {name: value for name, (_, value) in found.items()}
+
+
+def names_of(workdirs: Sequence[Path]) -> list[str]:
+    """The shortest ends of their paths that tell them apart, the last part at least."""
+    parts = [path.absolute().parts for path in workdirs]
+    for length in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(of[-length:]) for of in parts]
+        if len(set(ends)) == len(set(parts)):
+            break
+    return ends
 
 
 def text_table(title: str, table: dict[str, dict[str, Any]], columns: Sequence[str]) -> str:
@@ -120,7 +140,7 @@ def text_table(title: str, table: dict[str, dict[str, Any]], columns: Sequence[s
     def cell(value: Any) -> str:
         return f"{value:.5g}" if isinstance(value, float) else str(value)
 
-    head = [title, *(Path(column).name for column in columns)]
+    head = [title, *columns]
     body = [[key, *(cell(row[column]) for column in columns)] for key, row in table.items()]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     lines = [

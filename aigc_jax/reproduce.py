@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple
 
 from aigc_jax import command_line, config_files, members, rows, tasks
 from aigc_jax.config import Config, as_json, flatten, from_json
-from aigc_jax.errors import UserError
-from aigc_jax.evaluate import evaluate
+from aigc_jax.errors import NotFinite, UserError
+from aigc_jax.evaluate import evaluate, make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
 from aigc_jax.parallel.processes import is_lead
 from aigc_jax.parallel.seeds import of_all
@@ -68,14 +69,24 @@ def reproduce(
     if config.train.vary:
         raise UserError(f"{name} is one config; to vary keys of it, use `aigc train` or a sweep")
     seeds = [config.seed + number for number in range(config.train.seeds)]
+    if check and of.published is None:
+        raise UserError(f"{name} has no published figure to be checked against")
     experiment = Experiment(config)
     full_steps = experiment.in_steps(row_config(name).train.duration, "config.train.duration")
-    check_no_better(out / f"{stem}.json", experiment.num_steps, len(seeds))
+    check_no_better(out / f"{stem}.json", experiment.num_steps, len(seeds), changed)
+    measured = metric_names(make_evaluations(experiment))
+    if of.metric not in measured:
+        raise UserError(f"{of.metric} would not be measured; there are {', '.join(measured)}")
     ran = run_seeds(config, workdir)
     if ran.stopped:
         return ran.stopped
     values, places = values_of(of.metric, ran), ran.places
+    for seed, value in zip(seeds, values, strict=True):
+        if not math.isfinite(value):
+            what = f"{of.metric} of seed {seed} is {value}"
+            raise NotFinite(f"{what}, not finite: nothing is written")
     about = environment(config.seed)
+    steps = ran.reports[0]["step"]
     result = {
         "row": name,
         "metric": of.metric,
@@ -83,17 +94,19 @@ def reproduce(
         **rows.statistics(values),
         "seeds": dict(zip(map(str, seeds), values, strict=True)),
         "together": len(places) == 1,
-        "budget": budget or "full",
-        "steps": ran.reports[0]["step"],
+        "budget": "full" if steps == full_steps else budget,
+        "steps": steps,
         "full_steps": full_steps,
         "changed": dict(changed),
         "protocol": ran.reports[0]["protocol"][of.metric.split("/")[0]],
         "metrics": {found: rows.statistics(each) for found, each in all_values(ran).items()},
         "config_hash": config_hash(config),
-        "command": command(name, len(seeds), of.seeds, budget, changed),
+        "command": command(name, len(seeds), of.seeds, budget, changed)
+        + " --deterministic" * config.train.deterministic,
         "wall_seconds": wall_seconds(places) + round(ran.seconds),
-        "device": f"{len(about['devices'])} x {about['devices'][0]}",
+        "device": device(about),
         **{key: about[key] for key in REPEAT},
+        "trained": [environment_of(place) for place in places],
     }
     if is_lead():
         out.mkdir(parents=True, exist_ok=True)
@@ -115,16 +128,37 @@ def curve_of(places: Sequence[Path], metric: str) -> str:
     return next((n for least in (3, 2, 1) for n in names if points[n] >= least), "")
 
 
-def check_no_better(path: Path, steps: int, seeds: int) -> None:
-    """A result that is there is of no more steps and seeds than the one that would replace it, or
-    a `UserError`, before the training."""
-    found = read_optional(path)
-    there = found.get("steps", 0), len(found.get("seeds", []))
-    if there[0] > steps or there[1] > seeds:
+def check_no_better(
+    path: Path, steps: int, seeds: int, changed: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """A result that is there is of no more steps and seeds than the one that would replace it, and
+    of no fewer of the row's own keys, or a `UserError`, before the training."""
+    if not is_file(path):
+        return
+    found = rows.read(path)
+    if found["steps"] > steps or len(found["seeds"]) > seeds:
         raise UserError(
-            f"{path} is there, of {there[0]:,} steps and {there[1]} seeds; one of {steps:,} steps "
-            f"and {seeds} would replace it: give another --out"
+            f"{path} is there, of {found['steps']:,} steps and {len(found['seeds'])} seeds; one of "
+            f"{steps:,} steps and {seeds} would replace it: give another --out"
         )
+    kept = found.get("changed", {})
+    if other := [k for k, v in rows.others({"changed": changed}).items() if kept.get(k) != v]:
+        raise UserError(
+            f"{path} is there, with the row's own {other[0]}; one with another would replace it: "
+            "give another --out"
+        )
+
+
+def device(about: Mapping[str, Any]) -> str:
+    """The devices of an `environment`, e.g. `2 x cpu`."""
+    return f"{len(about['devices'])} x {about['devices'][0]}"
+
+
+def environment_of(workdir: Path) -> dict[str, Any]:
+    """With what a run was trained, of its last start that made a step."""
+    about = read_optional(workdir / "environment.json")
+    known = {key: about.get(key) for key in ("git_commit", "versions")}
+    return {**known, "device": device(about) if about.get("devices") else None}
 
 
 class Ran(NamedTuple):
@@ -216,7 +250,13 @@ def row_config(
         seeds: 0 for as many as the row says.
         budget: a duration to train for; empty for the row's own.
         overrides: `--config.KEY=VALUE`, as on the command line.
+
+    Raises:
+        UserError: an override of what `seeds` and `budget` say.
     """
+    for key, flag in (("train.seeds", "--seeds"), ("train.duration", "--budget")):
+        if any(override.startswith(f"--config.{key}=") for override in overrides):
+            raise UserError(f"a row is given config.{key} as {flag}")
     of = rows.row(name.partition(":")[0])
     path = str(rows.DIRECTORY / name.replace(":", ".py:", 1))
     config = config_files.load(path)

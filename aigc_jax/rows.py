@@ -73,9 +73,25 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
 
 def results(directory: Path) -> dict[str, dict[str, Any]]:
     """What was written of each row."""
-    return {
-        name: read_json(path) for name in names() if (path := directory / f"{name}.json").is_file()
-    }
+    return {name: read(path) for name in names() if (path := directory / f"{name}.json").is_file()}
+
+
+NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "mean": (int, float), "seeds": dict, "budget": str, "steps": int, "command": str,
+    "config_hash": str, "wall_seconds": (int, float), "device": str, "versions": dict,
+    "git_commit": (str, type(None)),
+}  # fmt: skip
+"""What a result has at least."""
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The result of a row in a file, or a `UserError`."""
+    advice = "remove it, or give another --out"
+    result = read_json(path, advice)
+    for key, kind in NEEDED.items():
+        if not isinstance(result.get(key), kind):
+            raise UserError(f"{path} is no result of a row: no `{key}` of its kind; {advice}")
+    return result
 
 
 def state(of: Row, result: dict[str, Any] | None) -> str:
@@ -83,6 +99,7 @@ def state(of: Row, result: dict[str, Any] | None) -> str:
     if result is None:
         return "not run"
     short = "" if result["budget"] == "full" else f" after {share(result)}"
+    short += ", keys changed" if others(result) else ""
     if of.published is None:
         return f"measured{short}"
     gap = result["mean"] - of.published
@@ -103,6 +120,12 @@ def spent(result: dict[str, Any]) -> str:
     return ", ".join([text, *(f"`{k}={v}`" for k, v in result.get("changed", {}).items())])
 
 
+def others(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a result that are not the row's own and may change what comes of it."""
+    changed = result.get("changed", {})
+    return {key: value for key, value in changed.items() if not key.startswith("parallel.")}
+
+
 def within(of: Row, gap: float) -> bool:
     """Whether a distance from the published figure is within the tolerance."""
     return abs(gap) <= of.tolerance * (1 + 1e-9)
@@ -112,6 +135,8 @@ def figure(result: dict[str, Any] | None) -> str:
     """The mean with its interval."""
     if result is None:
         return ""
+    if result["mean"] is None:
+        return "not finite"
     interval = result.get("interval")
     known = interval is not None and not math.isnan(interval)
     return f"{result['mean']:.4g}" + (f" ± {interval:.2g}" if known else "")
@@ -125,7 +150,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "Published figures and ours. Each row is renewed by `aigc reproduce ROW`; this page is",
         "made of the files in `results/` by `make results`. The interval is the 95 % interval of",
         "the mean over the seeds (Student's t). A budget that is not full says how many of the",
-        "row's own steps were taken, and which of its keys were changed.",
+        "row's own steps were taken, and which of its keys were changed. The hash of a config is",
+        "of all its keys at the commit that it stands with.",
         "",
         "| row | what | metric | published | ours | seeds | budget | time | state |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -155,13 +181,24 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             "",
             f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
             f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
+            + trained(result)
             + (f" Of the time: {result['note']}." if "note" in result else ""),
             *gap_line(of, result),
             *besides(of, result),
             "",
-            f"![curve of an evaluation](../results/{name}.png)",
+            f"![curve](../results/{name}.png)",
         ]
     return "\n".join(lines) + "\n"
+
+
+def trained(result: dict[str, Any]) -> str:
+    """Where the seeds were trained, if not where they were measured."""
+    here = {key: result[key] for key in ("git_commit", "device")}
+    places = [{key: place[key] for key in here} for place in result.get("trained", [])]
+    if all(place == here for place in places):
+        return ""
+    told = dict.fromkeys(f"commit {place['git_commit']}, {place['device']}" for place in places)
+    return f" Trained at {'; '.join(told)}."
 
 
 def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
@@ -170,7 +207,9 @@ def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
         return []
     gap = result["mean"] - of.published
     text = f"{gap:+.3g} from the published figure"
-    if result["budget"] != "full":
+    if others(result) and result["budget"] == "full":
+        why = "with other keys than the row's, so the two are not of the same experiment"
+    elif result["budget"] != "full":
         why = f"after {share(result)}, so the two are not of the same training"
     elif within(of, gap):
         why = f"within the tolerance of {of.tolerance:g}"

@@ -12,25 +12,24 @@ import jax
 
 from aigc_jax import bucket, command_line, groups, rows, trials
 from aigc_jax.config import Config, best_metric
-from aigc_jax.config_files import CONFIGS
 from aigc_jax.data import cache
 from aigc_jax.errors import NotFinite, UserError, printable
 from aigc_jax.evaluate import make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
 from aigc_jax.groups import Tried
 from aigc_jax.parallel.processes import is_lead
-from aigc_jax.reproduce import config_hash, run_seeds, values_of, wall_seconds
+from aigc_jax.reproduce import config_hash, device, run_seeds, values_of, wall_seconds
 from aigc_jax.run import sweep_plot
 from aigc_jax.run.console import say
 from aigc_jax.run.environment import REPEAT, environment
-from aigc_jax.run.files import read_optional, write_json
-from aigc_jax.trials import METHODS, Point, Span, Sweep
+from aigc_jax.run.files import is_file, read_json, to_json, write_json
+from aigc_jax.trials import METHODS, File, Point, Span, Sweep
 
 Trial = dict[str, Any]
 CHECKED = 500  # a config takes some milliseconds
 
 
-def sweep(of: Sweep, file: Path, workdir: Path, out: Path, fixed: Point) -> dict[str, Any]:
+def sweep(of: Sweep, file: File, workdir: Path, out: Path, fixed: Point) -> dict[str, Any]:
     """Runs the trials that are not done, and writes `OUT/NAME.json` after each program of them, and
     a plot.
 
@@ -55,7 +54,7 @@ def sweep(of: Sweep, file: Path, workdir: Path, out: Path, fixed: Point) -> dict
     share_programs(workdir)
     check(of, file, fixed)
     path = out / f"{file.stem}.json"
-    known = before(path)
+    known = before(path, of, file, fixed)
     seen: list[Tried] = []
     ran = 0
 
@@ -110,12 +109,48 @@ def rounds(of: Sweep) -> list[Sequence[int]]:
     return [[number] for number in everything] if of.method == "tpe" else [everything]
 
 
-def before(path: Path) -> dict[str, Trial]:
-    """The trials of a result that is there, by the hash of their config."""
-    found = read_optional(path)
-    if path.exists() and "sweep" not in found:
-        raise UserError(f"{path} is there and of no sweep; give another --out, or remove it")
-    return {trial["config_hash"]: trial for trial in found.get("trials", [])}
+def before(path: Path, of: Sweep, file: File, fixed: Point) -> dict[str, Trial]:
+    """The trials of a result that is there, by the hash of their config.
+
+    Raises:
+        UserError: one of them is none of this sweep's: it would be lost.
+    """
+    if not is_file(path):
+        return {}
+    advice = "give another --out, or remove it"
+    found = read_json(path, advice)
+    if "sweep" not in found:
+        raise UserError(f"{path} is there and of no sweep; {advice}")
+    for key, own in identity(of, file, fixed).items():
+        if found.get(key) != own:
+            raise UserError(f"{path} is there, with {key} {found.get(key)}, not {own}; {advice}")
+    numbers = range(0 if of.method == "tpe" else trials.size(of))
+    points = {to_json(METHODS[of.method](of, number, [])) for number in numbers}
+    known = {}
+    try:
+        for trial in found["trials"]:
+            values = trial["values"]
+            more = trial["number"] >= trials.size(of)
+            if more or (points and to_json(values) not in points):
+                raise UserError(f"{path} has a trial {told(values)}, which is none now; {advice}")
+            if trial["config_hash"] != config_hash(config_of(file, {**values, **fixed})):
+                raise UserError(f"{path} has a trial {told(values)} of another config; {advice}")
+            known[trial["config_hash"]] = trial
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} holds trials that cannot be read; {advice}") from None
+    return known
+
+
+def identity(of: Sweep, file: File, fixed: Point) -> dict[str, Any]:
+    """What all trials of a result have in common."""
+    metric, highest = best_metric(of.metric)
+    return {
+        "sweep": file.shown,
+        "metric": metric,
+        "best_is": "highest" if highest else "lowest",
+        "method": of.method,
+        "fixed": {key.removeprefix("train."): value for key, value in fixed.items()},
+    }
 
 
 def run(of: Sweep, group: list[Tried], workdir: Path) -> tuple[dict[str, Trial], dict[str, Any]]:
@@ -176,24 +211,18 @@ def share(seconds: int, of: int, together: int = 0) -> dict[str, Any]:
     return {"wall_seconds": round(seconds / of, 1), "together": together or of}
 
 
-def summary(of: Sweep, file: Path, fixed: Point, done: list[Trial]) -> dict[str, Any]:
+def summary(of: Sweep, file: File, fixed: Point, done: list[Trial]) -> dict[str, Any]:
     """The result of the trials that are done."""
-    metric, highest = best_metric(of.metric)
     about = environment(0)
-    more = {key.removeprefix("train."): value for key, value in fixed.items()}
     return {
-        "sweep": shown(file),
+        **identity(of, file, fixed),
         "about": of.about,
-        "metric": metric,
-        "best_is": "highest" if highest else "lowest",
-        "method": of.method,
         "axes": {k: v._asdict() if isinstance(v, Span) else list(v) for k, v in of.axes.items()},
         "against": of.against,
         "size": trials.size(of),
-        "fixed": more,
         "best": trials.best(of, done),
         "wall_seconds": round(sum(trial["wall_seconds"] for trial in done)),
-        "device": f"{len(about['devices'])} x {about['devices'][0]}",
+        "device": device(about),
         **{key: about[key] for key in REPEAT},
         "trials": done,
     }
@@ -207,7 +236,7 @@ def share_programs(workdir: Path) -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
 
 
-def check(of: Sweep, file: Path, fixed: Point) -> None:
+def check(of: Sweep, file: File, fixed: Point) -> None:
     """Every trial can be run as far as it can be told, or a `UserError`: each value of each axis
     makes an experiment, and the configs of the first `CHECKED` trials are good in themselves."""
     if of.method != "tpe":  # which chooses as it goes
@@ -218,7 +247,7 @@ def check(of: Sweep, file: Path, fixed: Point) -> None:
         with at(point):
             experiment = Experiment(config_of(file, {**point, **fixed}))
             if experiment.config.train.vary:
-                raise UserError(f"{file} sets config.train.vary, which is the sweep's to set")
+                raise UserError(f"{file.named} sets config.train.vary, which is the sweep's to set")
             experiment.feed  # noqa: B018  (refuses a batch that the devices do not divide)
             found = metric_names(make_evaluations(experiment))
             if metric not in found:
@@ -226,11 +255,11 @@ def check(of: Sweep, file: Path, fixed: Point) -> None:
                 raise UserError(f"a run has no metric {printable(metric)}; there are {names}")
 
 
-def config_of(file: Path, point: Point) -> Config:
+def config_of(file: File, point: Point) -> Config:
     """The config of a file with these values: that of `aigc train` with the same overrides."""
     flags = [command_line.Flag("config", str, "", "")]
     with at(point):
-        _, config, _ = command_line.parse(flags, [f"--config={file}", *overrides(point)])
+        _, config, _ = command_line.parse(flags, [f"--config={file.named}", *overrides(point)])
     assert config is not None
     return config
 
@@ -260,13 +289,6 @@ def overrides(point: Point) -> list[str]:
     return [f"--config.{key}={text(value)}" for key, value in point.items()]
 
 
-def command(file: Path, point: Point, fixed: Point) -> str:
+def command(file: File, point: Point, fixed: Point) -> str:
     """What trains with these values."""
-    return shlex.join(["aigc", "train", f"--config={shown(file)}", *overrides({**point, **fixed})])
-
-
-def shown(file: Path) -> str:
-    """A config file as a command names it: those that come with the package by their name."""
-    if file.is_relative_to(CONFIGS):
-        return file.relative_to(CONFIGS).with_suffix("").as_posix()
-    return str(file)
+    return shlex.join(["aigc", "train", f"--config={file.shown}", *overrides({**point, **fixed})])

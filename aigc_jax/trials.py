@@ -14,7 +14,7 @@ from aigc_jax import config_files, keys, ranges, rows
 from aigc_jax.config import best_metric
 from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.run import sweep_plot
-from aigc_jax.run.files import read_optional
+from aigc_jax.run.files import read_json
 
 MOST = 10_000  # trials of a sweep
 Point = dict[str, Any]
@@ -62,13 +62,38 @@ class Sweep(NamedTuple):
     seen: str = ""
 
 
-def read(path: str) -> tuple[Sweep, Path]:
-    """The sweep of a file, or of the name of one under `configs/`, and the file.
+class File(NamedTuple):
+    """Where a sweep stands: `FILE[:ARG]`."""
+
+    path: Path
+    arg: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name of its results, without an ending."""
+        return self.path.stem + (f"-{self.arg}" if self.arg else "")
+
+    @property
+    def named(self) -> str:
+        """As `--config` takes it."""
+        return str(self.path) + (f":{self.arg}" if self.arg else "")
+
+    @property
+    def shown(self) -> str:
+        """As a command names it: those that come with the package by their name there."""
+        if not self.path.is_relative_to(config_files.CONFIGS):
+            return self.named
+        name = self.path.relative_to(config_files.CONFIGS).with_suffix("").as_posix()
+        return name + (f":{self.arg}" if self.arg else "")
+
+
+def read(path: str) -> tuple[Sweep, File]:
+    """The sweep of `FILE[:ARG]`, of the name of one under `configs/` too, and where it stands.
 
     Raises:
         UserError: there is none, or it says something that cannot be.
     """
-    file, _ = config_files.find(path)
+    file, arg = config_files.find(path)
     name = printable(file)
     if file.suffix != ".py":
         raise UserError(f"{name} is no sweep but a run; `aigc sweep --help` shows what one is")
@@ -76,11 +101,14 @@ def read(path: str) -> tuple[Sweep, Path]:
     if not isinstance(found, Sweep):
         raise UserError(f"{name} has no SWEEP = Sweep(...); `aigc sweep --help` shows one")
     check(found)
-    return found, file
+    return found, File(file, arg)
 
 
 def check(sweep: Sweep) -> None:
     """A sweep is complete and its axes are lists and spans, or a `UserError`."""
+    for name in ("metric", "method", "about", "against", "seen"):
+        if not isinstance(getattr(sweep, name), str):
+            raise UserError(f"{name} of a sweep is a text, not {getattr(sweep, name)!r}")
     lookup(METHODS, sweep.method, "method of a sweep")
     best_metric(sweep.metric)
     if not isinstance(sweep.axes, Mapping) or not sweep.axes:
@@ -111,6 +139,8 @@ def _check_span(key: str, span: Span, method: str) -> None:
     if not numbers or not span.low < span.high or (span.log and span.low <= 0):
         above = " above 0" if span.log else ""
         raise UserError(f"axis {printable(key)}: {span} needs low < high{above}")
+    if span.whole and any(x != int(x) for x in span[:2]):
+        raise UserError(f"axis {printable(key)}: {span} is of whole numbers; give whole ends")
     if method == "grid":
         raise UserError(
             f'axis {printable(key)} is a Span: a grid needs a list; or use method="random"'
@@ -245,7 +275,8 @@ def figure(trial: dict[str, Any]) -> str:
 
 def results(directory: Path) -> dict[str, dict[str, Any]]:
     """What was written of sweeps, by the names of the files."""
-    found = {path.stem: read_optional(path) for path in sorted(directory.glob("*.json"))}
+    advice = "mend or remove it"
+    found = {path.stem: read_json(path, advice) for path in sorted(directory.glob("*.json"))}
     return {name: result for name, result in found.items() if "sweep" in result}
 
 
@@ -274,6 +305,7 @@ def sensitivity(result: dict[str, Any]) -> list[str]:
     for values, members in groups.items():
         finite = [t for t in members if t["mean"] is not None]
         if not finite:
+            lines.append(f"| {' | '.join(values)} | - | - | - | {len(members)} |")
             continue
         top = (max if highest else min)(finite, key=lambda t: t["mean"])
         spread = sum(abs(t["mean"] - top["mean"]) for t in finite) / len(finite)

@@ -203,6 +203,8 @@ def reproduce(flags, _, words) -> dict[str, Any]:
     from aigc_jax import rows
 
     out = expand("out", flags.out)
+    if (flags.list or flags.table) and flags.out != "results" and not out.is_dir():
+        raise UserError(f"--out={printable(flags.out)} is no directory; there are no results in it")
     shown = [name for name in ("table", "list") if flags[name]]
     given = [name for name in ("seeds", "budget", "check", "workdir") if flags[name]]
     if shown and (words or given or flags.changed or len(shown) > 1):
@@ -263,7 +265,7 @@ def sweep(flags, _, words) -> dict[str, Any]:
     out = expand("out", flags.out)
     check_writable("out", flags.out, out / f"{file.stem}.json")  # hours are not lost
     workdir = expand("workdir", flags.workdir or f"runs/sweep/{file.stem}")
-    with joined(flags, config_files.load(str(file))):
+    with joined(flags, config_files.load(file.named)):
         from aigc_jax.sweep import sweep
 
         return sweep(of, file, workdir, out, fixed)

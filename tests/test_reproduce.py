@@ -10,9 +10,10 @@ from runs import ROOT, aigc, stop_at
 
 from aigc_jax import compare, config_files, reproduce, rows, tasks, trials
 from aigc_jax.aot.programs import train_program
-from aigc_jax.errors import UserError
+from aigc_jax.errors import NotFinite, UserError
 from aigc_jax.evaluate import make_evaluations, metric_names
 from aigc_jax.experiment import Experiment
+from aigc_jax.report.write import report
 
 ROWS = rows.names()
 # Densities and the like take a second look at images; the small forms have distances alone.
@@ -168,6 +169,10 @@ def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeyp
     assert [len(compare.workdirs_of(place)) for place in places] == [2, 1]
     side_by_side = compare.compare(places, tmp_path / "both")
     assert side_by_side["config"] == {}
+    assert list(side_by_side["metrics"]) == ["added", "whole"]
+    with pytest.raises(UserError, match="a run stands twice"):
+        compare.compare([places[0], f"{places[0]}/"], tmp_path / "both")
+    assert len(report([places[0]])["runs"]) == 2  # the seed that came later is on the page, too
     added, together = side_by_side["metrics"].values()
     assert added["eval/loss"] == pytest.approx(together["eval/loss"], rel=1e-5)
 
@@ -180,18 +185,98 @@ def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeyp
 def test_the_page_tells_what_was_less_than_the_row():
     row = rows.Row("", "eval/loss", 1.0, 0.1, "", "")
     part = {"mean": 2.0, "budget": "5 steps", "steps": 5, "full_steps": 40, "changed": {"k": "v"}}
-    assert rows.state(row, part) == "differs after 12.5 % of its steps (+1)"
-    assert rows.state(row._replace(published=None), part) == "measured after 12.5 % of its steps"
+    assert rows.state(row, part) == "differs after 12.5 % of its steps, keys changed (+1)"
+    assert rows.state(
+        row._replace(published=None), {**part, "changed": {"parallel.mode": "jit"}}
+    ) == ("measured after 12.5 % of its steps")
     assert rows.spent(part) == "5 of 40 steps, `k=v`"
     assert rows.gap_line(row, part)[1].endswith(
         "+1 from the published figure, after 12.5 % of its steps, so the two are not of the same "
         "training."
     )
     whole = {**part, "budget": "full"}
+    assert "with other keys than the row's" in rows.gap_line(row, whole)[1]
+    whole = {**whole, "changed": {}}
     assert rows.gap_line(row, whole)[1].endswith(
         "+1 from the published figure, and why is not known."
     )
     assert rows.spent({"budget": "full", "steps": 40, "full_steps": 40}) == "full"
+
+
+RESULT = {
+    **{"mean": 1.0, "seeds": {"0": 1.0}, "budget": "full", "steps": 40, "command": "aigc"},
+    **{"changed": {}, "config_hash": "0", "wall_seconds": 1, "device": "1 x cpu"},
+    **{"versions": {}, "git_commit": "a"},
+}
+
+
+@pytest.mark.parametrize("spoilt", ["{", "[]", "{}", '{"seeds": 3}', '{"mean": null}'])
+def test_a_result_that_is_none_is_one_line_and_stays(spoilt, tmp_path):
+    path = tmp_path / "untrained_loss.json"
+    path.write_text(spoilt)
+    for read in (lambda: rows.results(tmp_path), lambda: reproduce.check_no_better(path, 9, 9)):
+        with pytest.raises(UserError, match=r"untrained_loss.json.*give another --out"):
+            read()
+    assert path.read_text() == spoilt
+
+
+def test_a_result_is_not_replaced_by_one_of_less(tmp_path):
+    path = tmp_path / "row.json"
+    path.write_text(json.dumps(RESULT))
+    reproduce.check_no_better(path, 40, 1, {"parallel.cpu_devices": "1"})
+    for steps, seeds, changed in ((39, 1, {}), (40, 0, {}), (40, 1, {"data.eval_split": "x"})):
+        with pytest.raises(UserError, match="would replace it: give another --out"):
+            reproduce.check_no_better(path, steps, seeds, changed)
+
+
+def test_what_trained_a_row_is_told_where_it_is_not_what_measured_it():
+    assert rows.trained(RESULT) == ""
+    here = {"git_commit": "a", "device": "1 x cpu"}
+    assert rows.trained({**RESULT, "trained": [here]}) == ""
+    places = [here, {**here, "git_commit": "b"}]
+    assert rows.trained({**RESULT, "trained": places}) == (
+        " Trained at commit a, 1 x cpu; commit b, 1 x cpu."
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["mixture_ring8", "--check"], "no published figure to be checked against"),
+        (["untrained_loss", "--config.train.seeds=2"], "is given config.train.seeds as --seeds"),
+        (
+            ["untrained_loss", "--config.train.duration=2 steps"],
+            "config.train.duration as --budget",
+        ),
+        (["--list", "--out=nowhere"], "--out=nowhere is no directory"),
+    ],
+)
+def test_what_a_row_is_not_asked_is_refused_before_the_training(flags, message, tmp_path):
+    command = aigc("reproduce", *flags, cwd=tmp_path)
+    _, errors = command.communicate()
+    assert command.returncode == 2
+    assert message in errors
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_value_that_is_not_finite_is_no_result(tmp_path, monkeypatch):
+    config = reproduce.row_config("flax_vae:smoke", seeds=1, budget="1 step")
+    config.evals = {"eval": config.evals.eval}
+    ran = reproduce.Ran([tmp_path], [1], [{"step": 1, "metrics": {"loss": math.nan}}], {})
+    monkeypatch.setattr(reproduce, "run_seeds", lambda *_: ran)
+    with pytest.raises(NotFinite, match="eval/loss of seed 0 is nan, not finite"):
+        reproduce.reproduce("flax_vae:smoke", config, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_newest_value_is_compared_of_whichever_evaluation(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(
+        json.dumps({"step": 40, "phase": "eval", "modes/modes": 8.0, "eval/loss": 1.0}) + "\n"
+    )
+    report = {"step": 20, "metrics": {"modes/modes": 3.0, "loss": 2.0, "kl": 5.0, "kl/seed0": 5.0}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found = compare.last_metrics(tmp_path)
+    assert found == {"modes/modes": 8.0, "eval/loss": 1.0, "eval/kl": 5.0}
 
 
 def test_unknown_rows_and_wrong_words_are_one_line(tmp_path):

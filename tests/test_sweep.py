@@ -9,9 +9,9 @@ from runs import ROOT, aigc, stop_at
 from aigc_jax import config_files, groups, members, rows, sweep, trials
 from aigc_jax.errors import UserError
 from aigc_jax.reproduce import config_hash
-from aigc_jax.trials import Span, Sweep
+from aigc_jax.trials import File, Span, Sweep
 
-SMOKE = ROOT / "configs/sweep/smoke.py"
+SMOKE = File(ROOT / "configs/sweep/smoke.py")
 RATE = "optimizer.model.learning_rate"
 SHORT = {"train.seeds": 2, "train.duration": "2 steps"}
 
@@ -62,6 +62,11 @@ def test_optuna_comes_close_to_the_best_and_goes_on_as_it_began():
 
 WRONG = {
     "no axes": ({"axes": {}}, "a sweep has axes"),
+    "no text": ({"metric": 3}, "metric of a sweep is a text, not 3"),
+    "no whole ends": (
+        {"axes": {RATE: Span(1.5, 3.7, whole=True)}, "method": "random", "trials": 2},
+        "give whole ends",
+    ),
     "no list": ({"axes": {RATE: 3}}, "give a list of values or a Span"),
     "a span in a grid": ({"axes": {RATE: Span(1e-4, 1e-2)}}, 'use method="random"'),
     "an empty span": (
@@ -134,6 +139,13 @@ def test_trials_of_one_program_go_on_and_end_as_each_alone(tmp_path, monkeypatch
         stopped = sweep.sweep(of(axes=two), *place("part"))
     assert (stopped["stopped"], stopped["done"], stopped["of"]) == ("SIGTERM", 0, 2)
     sweep.sweep(of(axes=two), *place("part"))
+    for asked, fixed, message in (
+        (of(axes=two, metric="highest eval/kl"), short, "with metric eval/loss, not eval/kl"),
+        (of(axes=two), {**short, "train.seeds": 1}, "with fixed"),
+        (of(axes={RATE: [1e-2]}), short, r"has a trial .*=0.001, which is none now"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.sweep(asked, *place("part")[:-1], fixed)
     kept = json.loads((tmp_path / "part/smoke.json").read_text())["trials"]
     assert [trial["seeds"] for trial in kept] == [done["seeds"], other["seeds"]]  # to the bit
     again = sweep.sweep(of(axes=three), *place("part"))["trials"]
@@ -194,11 +206,26 @@ def test_the_command_names_what_is_missing(tmp_path):
     "file", sorted((ROOT / "configs/sweep").glob("*.py")), ids=lambda p: p.stem
 )
 def test_a_sweep_of_ours_is_one(file):
-    some, _ = trials.read(str(file))
+    some, found = trials.read(str(file))
+    assert (found.stem, found.shown) == (file.stem, f"sweep/{file.stem}")
     assert some.about
     assert f"aigc sweep sweep/{file.stem}" in file.read_text()
     for point in trials.corners(some):
-        sweep.config_of(file, point)
+        sweep.config_of(found, point)
+
+
+def test_an_argument_is_the_configs(tmp_path):
+    file = tmp_path / "some.py"
+    file.write_text(
+        "from aigc_jax import config_files\nfrom aigc_jax.trials import Sweep\n"
+        f"SWEEP = Sweep('eval/loss', {{'{RATE}': [1e-3]}})\n"
+        "def get_config(arg):\n    config = config_files.load('sweep/smoke')\n"
+        "    config.train.duration = arg\n    return config\n"
+    )
+    some, found = trials.read(f"{file}:7 steps")
+    assert (found.stem, found.shown) == ("some-7 steps", f"{file}:7 steps")
+    assert sweep.config_of(found, points(some)[0]).train.duration == "7 steps"
+    assert f"'--config={file}:7 steps'" in sweep.command(found, points(some)[0], {})
 
 
 def test_sensitivity_is_the_mean_distance_from_the_best_of_a_line():
@@ -211,6 +238,8 @@ def test_sensitivity_is_the_mean_distance_from_the_best_of_a_line():
     result = {"against": RATE, "axes": {RATE: [], "name": []}, "best_is": "lowest"}
     lines = trials.sensitivity({**result, "trials": trials_})
     assert lines[-2:] == ["| p | 1 | 1.0 | 2.000 | 0 |", "| q | 3 | 1.0 | 1.000 | 1 |"]
+    gone = [{"values": {RATE: 1.0, "name": "r"}, "mean": None}]
+    assert trials.sensitivity({**result, "trials": gone})[-1] == "| r | - | - | - | 1 |"
     assert trials.sensitivity({**result, "against": "", "trials": trials_}) == []
 
 

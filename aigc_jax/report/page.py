@@ -214,7 +214,8 @@ def _value(run: Run, name: str, newest: int) -> str:
     mean = sum(values) / len(values)
     spread = ""
     if len(values) > 1:
-        spread = f" ({min(values):.5g} to {max(values):.5g}, {len(values)} seeds)"
+        what = "runs of different keys" if run.config.get("train.vary") else "seeds"
+        spread = f" ({min(values):.5g} to {max(values):.5g}, {len(values)} {what})"
     at = f' <span class="quiet">step {step:,}</span>' if step != newest else ""
     return html.escape(f"{mean:.5g}{spread}") + at
 

@@ -120,16 +120,6 @@ def read_run(workdir: Path, name: str) -> Run:
     )
 
 
-def names_of(workdirs: list[Path]) -> list[str]:
-    """The shortest ends of their paths that tell them apart, the last part at least."""
-    parts = [path.absolute().parts for path in workdirs]
-    for length in range(1, max(map(len, parts)) + 1):
-        ends = ["/".join(of[-length:]) for of in parts]
-        if len(set(ends)) == len(set(parts)):
-            break
-    return ends
-
-
 def series(lines: Any) -> Series:
     """The numbers of lines of metrics; of a step that was logged twice, the later one. Of several
     seeds there are their single values, and not the mean."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from aigc_jax.atomic import refuse_existing
-from aigc_jax.compare import workdir_of
+from aigc_jax.compare import names_of, workdirs_of
 from aigc_jax.errors import UserError, printable
 from aigc_jax.report.page import page
-from aigc_jax.report.read import names_of, read_run
+from aigc_jax.report.read import read_run
 from aigc_jax.run.files import check_writable, write_bytes
 
 NAME = "report.html"
@@ -21,7 +21,8 @@ def report(
     """Writes a page of pictures, curves, numbers with their protocols, and configs of runs.
 
     Args:
-        places: work directories, or names of rows that were run.
+        places: work directories, or names of rows that were run. Seeds of a row that lie in several
+            directories are as many runs on the page.
         out: the file; by default `report.html`, of one run in its directory, where it is renewed.
         overwrite: whether a file that is there may be replaced.
 
@@ -30,10 +31,10 @@ def report(
     """
     for place in places:
         check_on_disk(place)
-    workdirs = [workdir_of(place) for place in places]
+    workdirs = [workdir for place in places for workdir in workdirs_of(place)]
     if len({path.resolve() for path in workdirs}) < len(workdirs):
         raise UserError("a run stands twice; give each once")
-    own = out is None and len(workdirs) == 1
+    own = out is None and len(places) == 1
     path = workdirs[0] / NAME if own else out or Path(NAME)
     check_writable("out", str(path), path)
     refuse_existing([path], overwrite or own)

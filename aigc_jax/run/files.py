@@ -62,16 +62,16 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a work directory, or a `UserError`."""
+def read_json(
+    path: Path, advice: str = "remove it, or take another --workdir"
+) -> dict[str, Any]:
+    """A JSON object, of a work directory or with other advice, or a `UserError`."""
     try:
         value = json.loads(_content(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {path}: {first_line(error)}; remove it, or take another --workdir"
-        ) from None
+        raise UserError(f"cannot read {path}: {first_line(error)}; {advice}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; remove it, or take another --workdir")
+        raise UserError(f"{path} is not a JSON object; {advice}")
     return value
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from runs import make_config
 
+from aigc_jax.compare import names_of
 from aigc_jax.config import as_json
 from aigc_jax.errors import UserError
 from aigc_jax.report import panels, read
@@ -216,7 +217,7 @@ def test_curves_of_runs_lie_over_each_other_and_keep_their_values(tmp_path):
 def test_a_page_takes_no_other_files_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a, b = make_run(tmp_path / "one" / "run"), make_run(tmp_path / "two" / "run")
-    assert read.names_of([a, b]) == ["one/run", "two/run"]
+    assert names_of([a, b]) == ["one/run", "two/run"]
     for _ in range(2):  # its own is renewed
         assert page_of(a)[0]["report"] == str(a / "report.html")
     assert page_of(a, b)[0]["report"] == "report.html"
