@@ -32,7 +32,7 @@ from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.environment import environment
 from aigc_jax.run.files import check_layout, is_file, read_config, write_json
 from aigc_jax.run.goodput import Clock
-from aigc_jax.run.local import LocalCheckpoints, new_name
+from aigc_jax.run.local import LocalCheckpoints, name_for
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import check_evaluation, echo
@@ -136,7 +136,7 @@ def _train(
         if steps:
             check_same_data(experiment, meta, force)
         if intervals["local"]:
-            name = meta.get("local") or new_name()
+            name = name_for(workdir, meta.get("local"))
             local = LocalCheckpoints(name, experiment.mesh, experiment.abstract_state)
             if steps and (found := local.newest(steps[-1])):
                 state, begun, saved = found.state, found.note["interval"], steps[-1]
@@ -210,7 +210,8 @@ def _train(
         try:
             while step < total and not asked.stop():
                 lock.check()
-                checkpoints.check()
+                if checkpoints.check() and local and saved is not None:
+                    local.after(saved)
                 count = next_event(step, total, intervals.values(), config) - step
                 profile.at(step)
                 with clock("data"):
@@ -261,6 +262,8 @@ def _train(
             with clock("checkpoint"), waiting("saving the checkpoint"):
                 checkpoints.close()
                 if local:
+                    if saved is not None:
+                        local.after(saved)
                     local.close(remove=saved == total)
             clock.mark(step)
             clock.close()

@@ -8,6 +8,7 @@ on a 64-byte boundary. It is written under another name and renamed: no reader s
 import json
 import os
 import re
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -15,12 +16,11 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from absl import logging
 
 from aigc_jax import progress
 from aigc_jax.atomic import replacing
 from aigc_jax.data.examples import Arrays
-from aigc_jax.errors import printable
+from aigc_jax.errors import escaped, printable
 from aigc_jax.paths import expand, home
 
 _ALIGN = 64
@@ -59,7 +59,8 @@ def cached(name: str, identity: Mapping, build: Callable[[], Arrays]) -> Arrays:
             with progress.waiting(f"keeping {printable(name)} in the cache"):
                 _write(path, arrays)
         except OSError as error:
-            logging.warning("decoded %s is not cached: %s", printable(name), error)
+            line = f"warning: decoded {printable(name)} is not cached: {error}"
+            print(escaped(line), file=sys.stderr, flush=True)
             return arrays
         return _read(path) or arrays
     return arrays

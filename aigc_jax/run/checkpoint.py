@@ -114,10 +114,13 @@ class Checkpoints:
         with disk_errors(self.directory):
             self._open().save(step, args=args, metrics=metrics, force=True)
 
-    def check(self) -> None:
-        """Raises what befell the write in the background, if it failed; costs next to nothing."""
-        if self._manager is not None and not self._manager.is_saving_in_progress():
-            self.wait()  # for nothing: raises what the write that is over left behind
+    def check(self) -> bool:
+        """Whether what was started is on disk. Raises what befell the write in the background, if
+        it failed; costs next to nothing."""
+        if self._manager is not None and self._manager.is_saving_in_progress():
+            return False
+        self.wait()  # for nothing: raises what the write that is over left behind
+        return True
 
     def wait(self) -> None:
         """Blocks until what was started is on disk."""

@@ -7,15 +7,18 @@ axis `data` of the mesh spans hosts. Orbax writes (`emergency.p2p`) and carries 
 was read is held to its checksums, and all processes agree on the step. Orbax's own choice of a
 step is not used: where one host cannot read, its processes wait for each other without end.
 
-A step counts only for the run whose checkpoint names it (`new_name`), and in the layout and under
-the process number that wrote it. Anything else goes on from the work directory.
+A step counts only for the run whose checkpoint names it (`name_for`), in the work directory, in the
+layout and under the process number that wrote it. Nor does it where a checkpoint before it is gone:
+who removes checkpoints wants to go back. Anything else goes on from the work directory.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,10 +26,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aigc_jax import bucket
 from aigc_jax.data import cache
 from aigc_jax.errors import first_line
 from aigc_jax.run.checkpoint import disk_errors, on_all
 from aigc_jax.run.console import say
+from aigc_jax.run.files import read_optional, write_json
 from aigc_jax.run.stored import (
     COMMIT,
     damage,
@@ -41,12 +46,22 @@ KEPT = 2  # steps: a host may be lost while it writes one
 FETCHED = "p2p_restore"  # where Orbax puts what a peer sent
 
 
-def new_name() -> str:
-    """Of the local checkpoints of a new run, the same on all processes."""
-    drawn = np.frombuffer(os.urandom(8), np.uint8)
+def name_for(workdir: Path, before: Any = None) -> str:
+    """Of a run's local checkpoints, the same on all processes. A part of it stands for the work
+    directory: a run that was copied or moved has other ones.
+
+    Args:
+        workdir: of the run, as process 0 sees it.
+        before: the name in its newest checkpoint, if there is one.
+    """
+    where = bucket.url(workdir) or os.path.realpath(workdir)
+    place = hashlib.sha256(os.fsencode(where)).digest()[:8]
+    drawn = np.frombuffer(os.urandom(8) + place, np.uint8)
     if jax.process_count() > 1:
         drawn = np.asarray(multihost_utils.broadcast_one_to_all(drawn))
-    return drawn.tobytes().hex()
+    run, here = drawn.tobytes()[:8].hex(), drawn.tobytes()[8:].hex()
+    same = re.fullmatch(f"[0-9a-f]{{16}}-{here}", str(before))
+    return str(before) if same else f"{run}-{here}"
 
 
 class Found(NamedTuple):
@@ -69,7 +84,7 @@ class LocalCheckpoints:
     def __init__(self, name: str, mesh: Mesh, abstract: Any):
         """
         Args:
-            name: of the run's local checkpoints, see `new_name`.
+            name: of the run's local checkpoints, see `name_for`.
             mesh: of the state.
             abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
         """
@@ -77,7 +92,9 @@ class LocalCheckpoints:
         self._run = cache.directory() / "local" / name
         self._parts = _parts(abstract)
         self._folder = self._run / f"{self._parts}-{jax.process_index()}"
+        self._beside = self._folder.with_name(f"{self._folder.name}.json")
         self._manager: Any = None
+        self._after = _number(read_optional(self._beside).get("after"))
 
     def newest(self, least: int) -> Found | None:
         """The newest step that all processes can read, from `least` on; None where there is none.
@@ -88,11 +105,21 @@ class LocalCheckpoints:
             self._folder.mkdir(parents=True, exist_ok=True)
         node, found = None, None
         about: dict[str, Any] = {"steps": self._steps(), "parts": self._parts}
+        about["after"] = self._after
         if jax.process_count() > 1:
             node = service.P2PNode(self._folder)
             node.start()
             about["at"] = [node.ip, node.port]
-        for step, sources in _common(_told_to_all(about), least):
+        told = _told_to_all(about)
+        common, gone = _common(told, least), max(each["after"] for each in told)
+        if common and gone > least:
+            common = []
+            if jax.process_index() == 0:
+                say(
+                    f"warning: the checkpoint of step {gone} is gone, so the local ones count no "
+                    "more; going on from the newest that is there"
+                )
+        for step, sources in common:
             with without_tracebacks():
                 found = self._read(step, sources[jax.process_index()], node)
             if found:
@@ -104,6 +131,15 @@ class LocalCheckpoints:
             if found is None or path.name != str(found.step):
                 shutil.rmtree(path, ignore_errors=True)
         return found
+
+    def after(self, step: int) -> None:
+        """From now on they come after the checkpoint of `step`, which is on disk: where that is
+        gone, they count no more."""
+        if step != self._after:
+            self._after = step
+            with contextlib.suppress(OSError):
+                self._run.mkdir(parents=True, exist_ok=True)
+                write_json(self._beside, {"after": step})
 
     def save(self, step: int, state: Any, note: dict[str, Any]) -> None:
         """Starts to write the state of `step`, if it is finite.
@@ -143,6 +179,7 @@ class LocalCheckpoints:
         if remove:
             shutil.rmtree(self._folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process of this host may have its own
+                self._beside.unlink(missing_ok=True)
                 self._run.rmdir()
 
     def _steps(self) -> list[int]:
@@ -200,6 +237,10 @@ def _parts(abstract: Any) -> str:
         }
         held.append((name, sorted(ranges)))
     return hashlib.sha256(repr(held).encode()).hexdigest()[:12]
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _told_to_all(mine: dict[str, Any]) -> list[dict[str, Any]]:

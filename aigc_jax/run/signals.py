@@ -14,6 +14,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from aigc_jax import atomic
+
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -87,6 +89,7 @@ class AtOnce:
             self.tell(code)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
+        atomic.remove_open()
         os._exit(code)
 
 

@@ -86,6 +86,28 @@ def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_afterwards(tmp_pa
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_what_a_killed_process_left_half_written_goes_with_the_next_write(tmp_path):
+    path = tmp_path / "a.json"
+    code = """
+import os, pathlib, sys
+from aigc_jax.run.files import write_with
+def killed(partial):
+    partial.write_text("{")
+    os.kill(os.getpid(), 9)
+write_with(pathlib.Path(sys.argv[1]), killed)
+"""
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT).returncode == -9
+    (left,) = tmp_path.iterdir()  # the second one removed what the first one left
+    machine, process, drawn = left.name.removesuffix(".partial").rpartition(".")[2].split("-")
+    alive, elsewhere = f"{machine}-{os.getppid()}", f"{int(machine, 16) ^ 1:08x}-{process}"
+    others = [tmp_path / f".a.json.{writer}-{drawn}.partial" for writer in (alive, elsewhere)]
+    for other in others:
+        other.touch()
+    write_json(path, {})
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
 def test_a_device_or_a_pipe_keeps_its_name(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

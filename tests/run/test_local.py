@@ -28,8 +28,8 @@ class PowerCut(Exception):
     pass
 
 
-def cut(workdir: Path) -> None:
-    """Trains until the power goes before step 8."""
+def cut(workdir: Path, config=CONFIG) -> list[int]:
+    """Trains until the power goes before step 8; the steps of the checkpoints."""
     at = TrainFeed.at
 
     def cutting(self, step, seed):
@@ -40,8 +40,8 @@ def cut(workdir: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainFeed, "at", cutting)
         with pytest.raises(PowerCut):
-            train(CONFIG, workdir)
-    assert Checkpoints(workdir / "checkpoints").steps() == [4]
+            train(config, workdir)
+    return Checkpoints(workdir / "checkpoints").steps()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def disk(tmp_path, monkeypatch):
 
 
 def test_resume_from_the_own_disk_equals_no_stop(disk, tmp_path, undisturbed, capsys):
-    cut(tmp_path / "run")
+    assert cut(tmp_path / "run") == [4]
     kept = list(disk.glob("*/*/*/commit_success.txt"))
     assert sorted(path.parent.name for path in kept) == ["3", "6"]
     train(CONFIG, tmp_path / "run")
@@ -70,6 +70,42 @@ def test_one_that_is_damaged_is_passed_over(disk, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "warning: the local checkpoint of step 6 cannot be read" in said
     assert "resuming from step 4\n" in said
+
+
+def test_a_copy_of_a_run_and_the_run_have_each_their_own(disk, tmp_path, capsys):
+    cut(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    train(CONFIG, tmp_path / "copy")
+    assert "resuming from step 4\n" in capsys.readouterr().err
+    train(CONFIG, tmp_path / "run")
+    assert "resuming from step 6\n" in capsys.readouterr().err
+
+
+def test_what_was_moved_takes_no_ones_place(tmp_path):
+    """A run that has gone on elsewhere and comes back does not find what it left behind."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    name = local.name_for(here)
+    assert local.name_for(here, name) == name
+    (tmp_path / "link").symlink_to(here)
+    assert local.name_for(tmp_path / "link", name) == name
+    moved = local.name_for(there, name)
+    assert local.name_for(here, moved) not in (name, moved)
+    for older in ("0123456789abcdef", "../" + name, None):
+        assert local.name_for(here, older) not in (name, older)
+    assert local.name_for(Path("gs:/bucket/a")) != local.name_for(Path("gs:/bucket/b"))
+
+
+def test_who_removes_checkpoints_goes_back(disk, tmp_path, capsys):
+    """The local step is newer than the newest checkpoint that is left."""
+    config = make_config("vae", train__local_checkpoint="3 steps", train__keep=9)
+    config.train.checkpoint_every = "2 steps"
+    assert cut(tmp_path / "run", config) == [2, 4, 6]
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "warning: the checkpoint of step 6 is gone, so the local ones count no more" in said
+    assert "resuming from step 4\n" in said
+    assert not list(disk.glob("*"))
 
 
 KILLED = """

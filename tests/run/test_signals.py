@@ -50,6 +50,19 @@ def test_a_signal_in_c_code_ends_the_process_and_tells(number):
     assert (out, errors) == (f"told {128 + number}\n", f"interrupted by {number.name}\n")
 
 
+def test_a_signal_leaves_nothing_half_written(tmp_path):
+    before = "from aigc_jax.atomic import replacing; from pathlib import Path; "
+    before += f"file = replacing(Path({str(tmp_path / 'out.txt')!r})); "
+    before += "file.__enter__().write_text('half')"
+    process = start(BODY.format(before=before))
+    ready(process)
+    assert len(list(tmp_path.iterdir())) == 1
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_signal_is_obeyed_though_the_first_was_not_heard():
     """The loop has taken the signals over, and the main thread never comes back to Python."""
     listen = "from aigc_jax.run.requests import Requests; Requests().listen()"
