@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from aigc_jax import rng
+from aigc_jax.data import encoding
 from aigc_jax.data.roles import RoleTokenizer
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
@@ -28,13 +29,14 @@ def read_prompts(path: Path) -> list[str]:
     """The prompts in a file, one a line.
 
     Raises:
-        UserError: it cannot be read, or a line is empty.
+        UserError: it cannot be read, is no text, or a line is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        content = path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the prompts in {path}: {error}") from None
-    if not lines:
+    lines = encoding.decode(content, str(path)).removesuffix("\n").split("\n")
+    if lines == [""]:
         raise UserError(f"{path} holds no prompts; write one a line")
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -142,26 +142,30 @@ def table(rows: list[Row]) -> str:
 
 
 def prepare(name: str) -> str:
-    """Downloads and builds a data set of TFDS, unless it is here; returns where it lies.
+    """Downloads and builds a data set of TFDS, unless it is here; returns where it lies. A folder
+    that happens to have its name does not count: training takes the set, once it is prepared.
 
     Raises:
         UserError: TFDS does not know the name, TensorFlow is missing, or the download failed.
     """
     stem = name.partition(":")[0]
-    if stem in source.BUILT_IN or source.local_path(name):
-        return f"nothing to prepare: {printable(name)} is on this machine"
+    here = f"nothing to prepare: {printable(name)} is on this machine"
+    if stem in source.BUILT_IN or (source.is_path_only(name) and source.local_path(name)):
+        return here
     found = tfds_files.find(name)
     if found:
         return str(found.folder)
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)
+    if stem.partition("/")[0] not in known and source.local_path(name):
+        return here
     where = next((bucket.url(root) for root in tfds_files.data_dirs()), "")
     if where:
         raise UserError(
             f"TFDS_DATA_DIR={where}: prepare sets in a folder on this machine, and copy it there: "
             f"gcloud storage cp FOLDER/{name} {where}/ --recursive"
         )
-    import tensorflow_datasets as tfds
-
-    known = tfds.list_builders(with_community_datasets=False)
     if stem.partition("/")[0] not in known:
         raise UserError(f'TFDS has no data set "{printable(name)}"{nearest(stem, known)}')
     if importlib.util.find_spec("tensorflow") is None:

@@ -60,6 +60,20 @@ def decode(content: bytes, where: str) -> str:
     Raises:
         UserError: another encoding, or no text at all; it says which, where that can be told.
     """
+    return _unicode(content, where).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines(content: bytes, where: str) -> list[str]:
+    """The lines of a file whose n-th line belongs to the n-th of another: they end at `\\n` or
+    `\\r\\n` and at nothing else, as those of `wc` do. A single `\\r` is a character of its line.
+
+    Raises:
+        UserError: as `decode`.
+    """
+    return _unicode(content, where).replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _unicode(content, where):
     codec = next((of for mark, of in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(codec)
@@ -70,7 +84,7 @@ def decode(content: bytes, where: str) -> str:
     # UTF-16 without its mark may well pass for UTF-8: Latin letters with NULs, Cyrillic with ^D.
     if codec == "utf-8" and _controls(text[:_SAMPLE]) > 0.1:
         raise UserError(f"{printable(where)} is full of control characters; {_hint(content)}")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text
 
 
 def pieces(path: str, size: int = 1 << 22) -> Iterator[str]:

@@ -42,8 +42,9 @@ class Found(NamedTuple):
 def walk(folder: str, suffixes: Iterable[str]) -> Found:
     """All files with these suffixes, at any depth, through links too.
 
-    Hidden files and folders are left out, and those that systems make (`__MACOSX`); a link that
-    leads back to a folder above is not followed.
+    Hidden files and folders are left out, and those that systems make (`__MACOSX`). A link that
+    leads back to a folder above is not followed, nor one that leads to itself or into a folder that
+    may not be read.
 
     Raises:
         UserError: a folder cannot be read.
@@ -70,6 +71,37 @@ def counts(skipped: Counter[str]) -> str:
     common = [f"{number:,} {printable(why)}" for why, number in order[:6]]
     more = len(skipped) - len(common)
     return ", ".join(common) + (f", and {more} other kinds" if more > 0 else "")
+
+
+def left_out(found: Found) -> list[str]:
+    """What a description says of the files that were left out: one phrase, or none."""
+    return [f"skipped: {counts(found.skipped)}"] if found.skipped else []
+
+
+def top_name(file: str) -> str:
+    """What could be a split's name: of the topmost folder, or of the file, without its suffix."""
+    first, *rest = file.split("/")
+    return first if rest else os.path.splitext(first)[0]
+
+
+def check_once(folder: str, files: Iterable[str]) -> None:
+    """No two files of splits say the same under two endings, as `train.csv` and `train.tsv` or
+    `train/` and `train.csv`: most likely one is a copy of the other, or an older one.
+
+    Raises:
+        UserError: some do.
+    """
+    first: dict[str, str] = {}
+    for file in files:
+        top, *rest = file.split("/")
+        keys = {os.path.splitext(file)[0]: file, **({top: top} if rest else {})}
+        for key, name in keys.items():
+            same = first.setdefault(key, name)
+            if same != name:
+                raise UserError(
+                    f"{printable(folder)} holds both {_listed([same, name])}, for one split; what "
+                    "is in both would count twice: move one of them away"
+                )
 
 
 def named_splits(folder: str, names: Iterable[str]) -> dict[str, str]:
@@ -123,9 +155,15 @@ def _walk(folder, prefix, suffixes, found, above):
         name = prefix + entry.name
         if entry.name.startswith(".") or entry.name.lower() in _JUNK:
             found.skipped["hidden or made by the system"] += 1
-        elif entry.is_dir():
+            continue
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:
+            found.skipped["link that leads nowhere or where nothing may be read"] += 1
+            continue
+        if is_folder:
             _walk(entry.path, name + "/", suffixes, found, (*above, here))
-        elif not entry.is_file() and os.path.exists(entry.path):  # reading a pipe would never end
+        elif not is_file and os.path.exists(entry.path):  # reading a pipe would never end
             found.skipped["neither a file nor a folder"] += 1
         else:
             suffix = os.path.splitext(entry.name)[1].lower()

@@ -18,6 +18,11 @@ from aigc_jax.data.picture import Target
 from aigc_jax.errors import UserError, printable
 
 _LOOKED_AT = 1000  # images whose headers decide between grey and colour
+_BAD, _GOOD, _NOT_READ = range(3)  # of a file, whether it decodes
+
+
+class _NotRead(UserError):
+    """The system gave no bytes of a file: this time."""
 
 
 def source(path: str, data_config: ConfigDict, size: tuple[int, int] | None) -> Source:
@@ -57,8 +62,7 @@ def source(path: str, data_config: ConfigDict, size: tuple[int, int] | None) -> 
     with _hint(data_config.on_bad):
         size = size or picture.size(_bytes(path, first), _join(path, first))
     with _hint(data_config.on_bad):
-        channels, colours = _channels(path, files, data_config.channels)
-    target = Target(*size, channels, data_config.fit, data_config.background)
+        target, changed = _target(path, files, size, data_config)
 
     def read(split, indices):
         chosen = [of[split][i] for i in indices]
@@ -79,6 +83,7 @@ def source(path: str, data_config: ConfigDict, size: tuple[int, int] | None) -> 
             "files": [[file, *entries[file]] for file in of[split]],
             "classes": names,
             "target": list(target),
+            "decoder": picture.DECODER,
         }
 
     def identify(checksums):
@@ -92,7 +97,7 @@ def source(path: str, data_config: ConfigDict, size: tuple[int, int] | None) -> 
     if names:
         features["label"] = Feature((), "int32", len(names))
     sizes = {split: len(files) for split, files in of.items()}
-    about = _about(path, names, classes, of, how, target, colours, found.skipped)
+    about = _about(path, names, classes, of, how, target, changed, found.skipped)
     return Source(sizes, features, read, identify, cache, about=about)
 
 
@@ -117,7 +122,7 @@ def _bytes(path, file):
             return opened.read()
     except OSError as error:
         where = printable(_join(path, file))
-        raise UserError(f"cannot read the image {where}: {error.strerror}") from error
+        raise _NotRead(f"cannot read the image {where}: {error.strerror}") from error
 
 
 def _readable(path, files, on_bad, skipped):
@@ -155,25 +160,36 @@ def _readable(path, files, on_bad, skipped):
 
 
 def _damaged(path, files, entries):
-    """The files that do not decode. All are decoded to find them, once: it is remembered."""
+    """The files that do not decode. All are decoded to find them, once: it is remembered. A file
+    that could not be read, or not be held in memory, is looked at again in every start."""
 
     def build():
-        good = []
-        for file in progress.bar(files, desc="checking images", unit="image"):
-            try:
-                picture.decode(_bytes(path, file), Target(1, 1, 3), file)
-                good.append(True)
-            except UserError:
-                good.append(False)
-        return {"good": np.array(good, bool)}
+        bar = progress.bar(files, desc="checking images", unit="image")
+        return {"verdict": np.array([_verdict(path, file) for file in bar], np.int8)}
 
     made_of = {
         "folder": os.path.realpath(path),
         "files": [[file, *entries[file]] for file in files],
         "readers": sorted(picture.suffixes()),
+        "decoder": picture.DECODER,
     }
-    good = cached(f"{os.path.basename(path)}-readable", made_of, build)["good"]
-    return {file for file, is_good in zip(files, good) if not is_good}
+    verdicts = cached(f"{os.path.basename(path)}-readable", made_of, build)["verdict"]
+    found = {
+        file: _verdict(path, file) if verdict == _NOT_READ else verdict
+        for file, verdict in zip(files, verdicts)
+    }
+    return {file for file, verdict in found.items() if verdict != _GOOD}
+
+
+def _verdict(path, file):
+    try:
+        picture.decode(_bytes(path, file), Target(1, 1, 3), file)
+    except UserError as error:
+        passing = isinstance(error.__cause__, MemoryError)
+        return _NOT_READ if passing or isinstance(error, _NotRead) else _BAD
+    except MemoryError:
+        return _NOT_READ
+    return _GOOD
 
 
 def _root(path, files):
@@ -246,27 +262,43 @@ def _class_names(path, classes):
     return names
 
 
-def _channels(path, files, forced):
-    """How many channels the images get, and what to say of it."""
+def _target(path, files, size: tuple[int, int], data_config):
+    """What the images become, and what to say of those that are something else."""
+    forced = data_config.channels
     if forced not in (0, 1, 3, 4):
         raise UserError(f"data.channels={forced}: use 1, 3, 4, or 0 for what most images have")
     some = sorted(files, key=_hash)[:_LOOKED_AT]
-    kinds = [picture.kind(_join(path, file)) for file in some]
+    headers = [picture.header(_join(path, file)) for file in some]
+    kinds = [kind for kind, _ in headers]
     grey = sum(kind.is_grey for kind in kinds)
     channels = forced or (1 if grey * 2 > len(some) else 3)
     looked = f"of {len(some):,} looked at " if len(some) < len(files) else ""
-    words = []
+    target = Target(*size, channels, data_config.fit, data_config.background)
+    words = _resizing([found for _, found in headers], target, looked)
     if channels == 1 and grey < len(some):
         words.append(f"{looked}{len(some) - grey:,} in colour made grey")
     if channels > 1 and grey:
         words.append(f"{looked}{grey:,} grey ones made colour")
     transparent = sum(kind.is_transparent for kind in kinds)
     if channels < 4 and transparent:
-        words.append(f"{looked}{transparent:,} with transparency")
-    return channels, words
+        words.append(f"{looked}{transparent:,} with transparency (on {target.background})")
+    return target, words
 
 
-def _about(path, names, classes, of, how, target, colours, skipped):
+def _resizing(sizes, target, looked):
+    """What happens to images of other sizes."""
+    other = [found for found in sizes if found != (target.height, target.width)]
+    if not other:
+        return []
+    if target.fit == "stretch":
+        return [f"{looked}{len(other):,} of other sizes stretched"]
+    shapes = sum(height * target.width != width * target.height for height, width in other)
+    how = {"crop": "cropped", "pad": "padded"}[target.fit]
+    more = f", {shapes:,} of them {how}" if shapes else ""
+    return [f"{looked}{len(other):,} of other sizes resized{more}"]
+
+
+def _about(path, names, classes, of, how, target, changed, skipped):
     sizes = {split: len(files) for split, files in of.items()}
     words = [
         f"{printable(path)}: {len(classes):,} images, used as {'x'.join(map(str, target.shape))}"
@@ -279,7 +311,7 @@ def _about(path, names, classes, of, how, target, colours, skipped):
     untaught = set(names) - {classes[file] for file in of["train"]}
     if sizes["train"] and untaught:
         words.append(f"no training images of {', '.join(map(printable, sorted(untaught)[:5]))}")
-    words += [f"{w} (on {target.background})" if "transparency" in w else w for w in colours]
+    words += changed
     if skipped:
         words.append(f"skipped: {folder.counts(skipped)}")
     return "; ".join(words)

@@ -3,47 +3,27 @@
 An example is `tokens`, ids filled up with -1 to one length, and `label`.
 """
 
-import csv
 import hashlib
-import io
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from aigc_jax import progress
-from aigc_jax.data import cache, encoding, folder
+from aigc_jax.data import cache, tables
 from aigc_jax.data.examples import Arrays, Feature, Source, fractions, in_memory
-from aigc_jax.data.identity import Entry, identity, of_bytes
+from aigc_jax.data.identity import identity
+from aigc_jax.data.tables import Row
 from aigc_jax.data.text import named_tokenizer
 from aigc_jax.data.tokenizer import IdTokenizer, Tokenizer, from_json, tokenizer_of
-from aigc_jax.errors import UserError, nearest, printable
+from aigc_jax.errors import UserError, printable
 
 FOLDERS = "folders"
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _NAMED = 5  # bad rows that a message names
 _HELD_OUT = 500  # synthetic texts of validation and of test
-
-
-class Row(NamedTuple):
-    """A text, its class, and where it stands: for messages."""
-
-    text: str
-    label: str
-    where: str
-
-
-class _Read(NamedTuple):
-    """What the files hold: split -> rows ("" where no file is named after a split), what is wrong
-    with others, and the files."""
-
-    rows: dict[str, list[Row]]
-    bad: list[str]
-    entries: dict[str, Entry]
 
 
 def source(path: str, labels: str, tokenizer: str, length: int, on_bad: str) -> Source:
@@ -64,19 +44,22 @@ def source(path: str, labels: str, tokenizer: str, length: int, on_bad: str) -> 
         tokenizer: see `tokenizer_of`; trained, if at all, on the split train. What its authors put
             around a text (`SubwordTokenizer.frame`) is put there.
         length: tokens of an example; what is longer is cut at its end, and counted.
-        on_bad: "stop" at a row without text or class, or with too few columns; or "skip".
+        on_bad: "stop" at a row without text or class, with too few columns, or whose quotes join
+            several rows; or "skip". One that takes many lines with it is refused in any case.
 
     Raises:
         UserError: there is nothing to read, rows are bad (they are named), or there is no more than
             one class.
     """
     where = printable(path)
-    read = _folders(path) if labels == FOLDERS else _tables(path, _columns(labels))
+    if labels == FOLDERS:
+        read = tables.folders(path)
+    else:
+        read = tables.tables(path, tables.columns_of(labels))
     if read.bad and on_bad == "stop":
         more = f" and {len(read.bad) - _NAMED:,} more" if len(read.bad) > _NAMED else ""
-        raise UserError(
-            f"{'; '.join(read.bad[:_NAMED])}{more}; data.on_bad=skip leaves such texts out"
-        )
+        some = "; ".join(bad.what for bad in read.bad[:_NAMED])
+        raise UserError(f"{some}{more}; data.on_bad=skip leaves such texts out")
     rows = {split: of for split, of in read.rows.items() if of}
     if not rows:
         raise UserError(f"{where} holds no texts with a class")
@@ -85,7 +68,10 @@ def source(path: str, labels: str, tokenizer: str, length: int, on_bad: str) -> 
     if not rows:
         raise UserError(f"{where}: every text is there with two classes")
     if read.bad:
-        notes.append(f"{len(read.bad):,} bad rows left out, such as {read.bad[0]}")
+        lines = sum(bad.lines for bad in read.bad)
+        of = f" of {lines:,} lines" if lines > len(read.bad) else ""
+        notes.append(f"{len(read.bad):,} bad rows{of} left out, such as {read.bad[0].what}")
+    notes += read.notes
     whole = identity(read.entries, {split: len(of) for split, of in rows.items()})
     made_of = {
         "identity": whole,
@@ -93,7 +79,7 @@ def source(path: str, labels: str, tokenizer: str, length: int, on_bad: str) -> 
         "tokenizer": named_tokenizer(tokenizer),
         "length": length,
     }
-    made_of |= {"on_bad": on_bad, "format": 1}
+    made_of |= {"on_bad": on_bad, "format": 2}
     build = lambda: _tokens(rows, tokenizer, length)  # noqa: E731
     if tokenizer in ("char", "byte"):
         arrays = build()
@@ -168,119 +154,6 @@ def synthetic(parameters: str, length: int) -> Source:
 def _labelled(made: Source, classes: tuple[str, ...]) -> Source:
     made.features["label"] = Feature((), "int32", len(classes), classes)
     return made
-
-
-def _columns(labels: str) -> tuple[str, str]:
-    """The columns of text and class."""
-    text, comma, label = (part.strip() for part in labels.partition(","))
-    if not (text and label and comma) or "," in label or text == label:
-        raise UserError(
-            f'data.labels="{printable(labels)}": write the columns of text and class, e.g. '
-            '"text,label" or, by their numbers, "2,1"; or "folders"'
-        )
-    if text.isdecimal() != label.isdecimal() or "0" in (text, label):
-        raise UserError(
-            f'data.labels="{printable(labels)}": give two names, or two numbers from 1 up'
-        )
-    return text, label
-
-
-def _tables(path: str, columns: tuple[str, str]) -> _Read:
-    """The rows of a file, or of all `.csv` and `.tsv` files under a folder."""
-    if os.path.isfile(path):
-        base, name = os.path.split(path)
-        if os.path.splitext(name)[1].lower() not in DELIMITERS:
-            raise UserError(f"{printable(path)} is no .csv or .tsv file, and data.labels needs one")
-        groups = {name: ""}
-    else:
-        found = folder.walk(path, DELIMITERS)
-        if not found.files:
-            raise folder.none_found(path, "tables of texts", DELIMITERS, found)
-        base = path
-        stem = {file: os.path.splitext(file.split("/")[0])[0] for file in found.files}
-        named = folder.named_splits(path, dict.fromkeys(stem.values()))
-        groups = {file: named.get(stem[file], "") for file in found.files}
-    read = _Read({}, [], {})
-    for file, split in progress.bar(groups.items(), desc="reading texts", unit="file"):
-        where = os.path.join(base, file)
-        content = _bytes(where)
-        read.entries[file] = of_bytes(content)
-        rows = _rows(encoding.decode(content, where), where, columns, read.bad)
-        read.rows.setdefault(split, []).extend(rows)
-    return read
-
-
-def _rows(content: str, where: str, columns: tuple[str, str], bad: list[str]) -> Iterator[Row]:
-    """The rows of one file; what is wrong with others is added to `bad`."""
-    delimiter = DELIMITERS[os.path.splitext(where)[1].lower()]
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        table = csv.reader(
-            io.StringIO(content, newline=""), delimiter=delimiter, quoting=quoting, strict=True
-        )
-        if columns[0].isdecimal():
-            places, width = [int(column) - 1 for column in columns], 0
-        else:
-            header = [name.strip() for name in next(table, [])]
-            for column in columns:
-                if column not in header:
-                    raise UserError(
-                        f'{printable(where)} has no column "{printable(column)}"'
-                        f"{nearest(column, header)}"
-                    )
-            places, width = [header.index(column) for column in columns], len(header)
-        while True:
-            try:
-                cells = next(table, None)
-            except csv.Error as error:
-                bad.append(f"{printable(where)}, line {table.line_num}: {error}")
-                continue
-            if cells is None:
-                return
-            if not cells:  # an empty line
-                continue
-            at = f"{printable(where)}, line {table.line_num}"
-            if len(cells) <= max(places) or (width and len(cells) != width):
-                wanted = width or max(places) + 1
-                bad.append(f"{at}: {len(cells)} columns, and {wanted} are expected")
-                continue
-            text, label = (cells[place].strip() for place in places)
-            if text and label:
-                yield Row(text, label, at)
-            else:
-                bad.append(f"{at}: {'the class' if text else 'the text'} is empty")
-    finally:
-        csv.field_size_limit(before)
-
-
-def _folders(path: str) -> _Read:
-    """A text a file, in folders of the classes, these maybe in folders of the splits."""
-    if not os.path.isdir(path):
-        raise UserError(f'{printable(path)} is no folder, and data.labels="folders" needs one')
-    found = folder.walk(path, (".txt",))
-    if not found.files:
-        raise folder.none_found(path, "texts", (".txt",), found)
-    tops = dict.fromkeys(file.split("/")[0] for file in found.files if "/" in file)
-    named = folder.named_splits(path, tops) if tops else {}
-    depth = 1 if named else 0
-    read = _Read({}, [], {})
-    for file in progress.bar(found.files, desc="reading texts", unit="file"):
-        parts, where = file.split("/"), os.path.join(path, file)
-        if len(parts) < depth + 2:
-            raise UserError(
-                f"{printable(where)} lies in no folder of a class; write "
-                f"{'SPLIT/' if named else ''}CLASS/{printable(parts[-1])}, or move it away"
-            )
-        content = _bytes(where)
-        read.entries[file] = of_bytes(content)
-        text = encoding.decode(content, where).strip()
-        if text:
-            row = Row(text, parts[depth], printable(where))
-            read.rows.setdefault(named.get(parts[0], ""), []).append(row)
-        else:
-            read.bad.append(f"{printable(where)}: the text is empty")
-    return read
 
 
 def _key(text: str) -> str:
@@ -391,11 +264,3 @@ def _filled(rows: list[np.ndarray], vocab_size: int, length: int) -> np.ndarray:
     for line, row in zip(out, rows):
         line[: len(row)] = row
     return out
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from error

@@ -8,6 +8,7 @@ and those of the assistant's turns alone are learnt (`roles.py`).
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def source(path: str, tokenizer: str) -> Source:
     Raises:
         UserError: a line is no conversation (file and line are named), or a file cannot be read.
     """
-    files, groups = _files(path)
+    files, groups, skipped = _files(path)
     read = {file: _bytes(where) for file, where in files.items()}
     sets: dict[str, list[Conversation]] = {}
     for split, names in groups.items():
@@ -79,15 +80,15 @@ def source(path: str, tokenizer: str) -> Source:
     }
     learnt = sum(int(np.count_nonzero(x)) for n, x in arrays.items() if n.startswith("replies"))
     sizes = ", ".join(f"{split} {len(of_split):,}" for split, of_split in sets.items())
-    return in_memory(
-        found,
-        {"tokens": made.vocab_size},
-        made_of,
-        f"{printable(path)}: conversations, {sizes}; {learnt:,} tokens of replies, of "
-        f"{sum(len(of_split['tokens']) for of_split in found.values()):,}; {made.vocab_size:,} "
-        f"different tokens ({printable(tokenizer)}, roles among them)",
-        tokenizer=made,
-    )
+    words = [
+        f"{printable(path)}: conversations, {sizes}",
+        f"{learnt:,} tokens of replies, of "
+        f"{sum(len(of_split['tokens']) for of_split in found.values()):,}",
+        *skipped,
+        f"{made.vocab_size:,} different tokens ({printable(tokenizer)}, roles among them)",
+    ]
+    about = "; ".join(words)
+    return in_memory(found, {"tokens": made.vocab_size}, made_of, about, tokenizer=made)
 
 
 def conversations(content: bytes, where: str) -> Iterator[Conversation]:
@@ -127,6 +128,11 @@ def _conversation(line: str) -> tuple[Conversation, str]:
             return [], f'message {place} has the role "{given}"; there are {", ".join(ROLES)}'
         if not isinstance(content, str):
             return [], f"message {place} has no content that is a text"
+        if half := re.search(r"[\ud800-\udfff]", content):
+            return [], (
+                f"message {place} holds {printable(half[0])}, half of a surrogate pair, which is "
+                "no character; write the whole one or leave it out"
+            )
     if all(message["role"] != SPOKEN for message in value):
         return [], f"no message of the role {SPOKEN}: there is nothing to learn"
     return [{name: message[name] for name in ("role", "content")} for message in value], ""
@@ -144,16 +150,17 @@ def _arrays(of_split: list[Conversation], tokenizer: RoleTokenizer) -> Arrays:
     }
 
 
-def _files(path: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Name -> path of each file, and split -> names."""
+def _files(path: str) -> tuple[dict[str, str], dict[str, list[str]], list[str]]:
+    """Name -> path of each file, split -> names, and what is to be said of other files."""
     if os.path.isfile(path):
         name = os.path.basename(path)
-        return {name: path}, {"": [name]}
+        return {name: path}, {"": [name]}, []
     found = folder.walk(path, SUFFIXES)
     if not found.files:
         raise folder.none_found(path, "conversations", SUFFIXES, found)
     groups = text_folder.groups(path, found)
-    return {name: os.path.join(path, name) for of in groups.values() for name in of}, groups
+    files = {name: os.path.join(path, name) for of in groups.values() for name in of}
+    return files, groups, folder.left_out(found)
 
 
 def _bytes(path: str) -> bytes:

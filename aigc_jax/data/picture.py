@@ -57,6 +57,12 @@ class Target(NamedTuple):
         return self.height, self.width, self.channels
 
 
+DECODER = 3
+"""Of what `decode` makes of a file; another number when it makes something else of one."""
+# How a grey PNG of few bits is unpacked -> the highest of its levels, and what each is times.
+_FEW_BITS = {"L;2": (3, 85), "L;4": (15, 17)}
+
+
 class Kind(NamedTuple):
     """What a file's header says of its pixels."""
 
@@ -80,6 +86,7 @@ def decode(
         UserError: it cannot be read, or is too large.
     """
     with _named(where), _open(encoded, where) as image:
+        _scale_transparent(image)
         image.load()
         pixels = _fit(_in_mode(_upright(_eight_bits(image), image), target), target)
     return np.frombuffer(pixels.tobytes(), np.uint8).reshape(target.shape)
@@ -92,9 +99,7 @@ def size(encoded: bytes, where: str) -> tuple[int, int]:
         UserError: it cannot be read, or is too large.
     """
     with _named(where), _open(encoded, where) as image:
-        # Pillow's TIFF reader has swapped the sides by itself.
-        turned = image.format != "TIFF" and _orientation(image) >= 5
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return _size(image)
 
 
 def kind(path: str) -> Kind:
@@ -103,8 +108,20 @@ def kind(path: str) -> Kind:
     Raises:
         UserError: it cannot be read, or is too large.
     """
+    return header(path)[0]
+
+
+def header(path: str) -> tuple[Kind, tuple[int, int]]:
+    """`kind` and `size`, of a file of which only the header is read.
+
+    Raises:
+        UserError: it cannot be read, or is too large.
+    """
     with _named(path), open(path, "rb") as file, _open(file, path) as image:
-        return Kind(_is_grey(image), image.has_transparency_data)
+        kind = Kind(_is_grey(image), image.has_transparency_data)
+        # Pillow would decode a PNG to look for a mark behind its pixels.
+        marked = image.format != "PNG" or "exif" in image.info
+        return kind, _size(image) if marked else (image.height, image.width)
 
 
 def resize(
@@ -192,6 +209,12 @@ def _reason(error):
     return first_line(error) or type(error).__name__
 
 
+def _size(image):
+    # Pillow's TIFF reader has swapped the sides by itself.
+    turned = image.format != "TIFF" and _orientation(image) >= 5
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _orientation(image):
     try:
         return image.getexif().get(274, 1)
@@ -214,10 +237,24 @@ def _is_grey(image):
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
+def _scale_transparent(image):
+    """Pillow spreads grey levels of 2 and 4 bits over 8, but not the one that is transparent."""
+    key = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(key, int) and image.tile:
+        most, factor = _FEW_BITS.get(image.tile[0][3], (0, 0))
+        if factor:
+            image.info["transparency"] = (key & most) * factor
+
+
 def _eight_bits(image):
     """The same picture with 8 bits a channel; a single transparent colour stays one."""
     from PIL import Image
 
+    if image.format == "TIFF" and 2 in image.tag_v2.get(339, ()):  # of signed numbers
+        raise _Refused(
+            "its values are signed and have no known range; store it with 8 or 16 bits a channel, "
+            "from 0 up"
+        )
     key = image.info.get("transparency")
     if not (image.mode.startswith("I") or image.mode == "F"):
         if isinstance(key, tuple) and max(key) > 255:  # of a file with 16 bits a channel

@@ -34,6 +34,7 @@ from aigc_jax.data import (
     labelled,
     messages,
     mixtures,
+    section,
     splits,
     stacked,
     synthetic,
@@ -214,23 +215,14 @@ def open_source(data_config: Config) -> Source:
     name, wants_text = data_config.source, "block_size" in data_config
     stem, _, parameters = name.partition(":")
     if wants_text:
-        for key in ("block_size", "stride"):
-            if data_config[key] < 1:
-                raise UserError(f"data.{key}={data_config[key]}: use a number of tokens from 1 up")
-        if data_config.get("on_bad", "stop") != "stop" and not data_config.get("labels"):
-            raise UserError("data.on_bad of texts is for those with data.labels; leave it out")
-        if data_config.get("pack") and not data_config.get("pair"):
-            raise UserError("data.pack is for pairs of files, data.pair; leave it out")
+        section.check_sizes(data_config)
         size = None
     else:
         size = _size(data_config)
     if stem in BUILT_IN:
         if parameters and stem in ("mnist5k", "pydoc_text"):
             raise UserError(f'{stem} is one set: leave out ":{printable(parameters)}"')
-        if data_config.get("labels"):
-            raise UserError(
-                f"data.labels is for files and folders; {printable(name)} is neither: leave it out"
-            )
+        section.check_no_files(data_config, "neither", has_documents=stem == "pydoc_text")
         source = BUILT_IN[stem](parameters, data_config)
         if wants_text and source.tokenizer is None:
             held = "points" if "point" in source.features else "images"
@@ -257,13 +249,10 @@ def _stacked(name: str, data_config: Any) -> Source:
 def _found(data_config, size, wants_text) -> Source:
     """A data set that TFDS prepared, or else a file or a folder."""
     name, documents = data_config.source, data_config.get("documents", "")
-    is_path = _is_path(name)
+    is_path = is_path_only(name)
     prepared = None if is_path else tfds_files.find(name)
     if prepared:
-        if data_config.get("labels"):
-            raise UserError(
-                f"data.labels is for files and folders; {printable(name)} is prepared by TFDS"
-            )
+        section.check_no_files(data_config, "prepared by TFDS", has_documents=True)
         if wants_text:
             return prepared.text(data_config.tokenizer, documents)
         return prepared.images(data_config, size)
@@ -272,10 +261,8 @@ def _found(data_config, size, wants_text) -> Source:
         if not (path.is_dir() or (wants_text and path.is_file())):
             wanted = "a folder of texts or a text file" if wants_text else "a folder of images"
             raise UserError(f"{printable(name)} is not {wanted}")
+        section.check_files(data_config)
         if wants_text and data_config.get("labels"):
-            for key in ("pair", "documents"):
-                if data_config.get(key):
-                    raise UserError(f"data.{key} and data.labels exclude each other; leave out one")
             return labelled.source(
                 str(path),
                 data_config.labels,
@@ -317,7 +304,7 @@ def _found(data_config, size, wants_text) -> Source:
     raise UserError(f'unknown data set "{printable(name)}"{nearest(stem, known)}')
 
 
-def _is_path(name):
+def is_path_only(name: str) -> bool:
     """Whether a name can be nothing but a path."""
     if not name:
         raise UserError("data.source is empty; `aigc data list` shows what there is")
@@ -372,6 +359,11 @@ def _windows(data_config, source: Source, split, parts, train) -> Dataset:
             f'the split "{printable(split)}" of {printable(name)} holds {length} tokens, and one '
             f"example takes data.block_size + 1 = {window.length}; use a smaller block_size or a "
             "larger split"
+        )
+    if data_config.placement == "device" and length >= 2**31:
+        raise UserError(
+            f"{printable(name)} {printable(split)} holds {length:,} tokens, and a device counts to "
+            f"{2**31:,}; use data.placement=memory or a smaller slice"
         )
     begins = arrays.get("begins", np.zeros(2))[1:]
     if begins[:4096].all() and begins.all():  # it may be a large file: mostly the first will do

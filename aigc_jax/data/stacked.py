@@ -4,6 +4,7 @@ Stacked MNIST (Srivastava et al. 2017, VEEGAN, section 4.2; Metz et al. 2017) ha
 makes few of them drops modes.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -28,13 +29,19 @@ def source(name: str, of: Source, decoded: Callable[[str], Arrays]) -> Source:
         decoded: a split of it -> all its examples. They are kept in memory.
 
     Raises:
-        UserError: its images are not grey, or have no classes.
+        UserError: its images are not grey, or have no classes, or too many.
     """
     shape = of.features["image"].shape if "image" in of.features else ()
     classes = of.features["label"].num_classes if "label" in of.features else None
     if shape[-1:] != (1,) or classes is None:
         raise UserError(
             f"stacked:{printable(name)} needs grey images with classes; take stacked:mnist"
+        )
+    if classes**CHANNELS > np.iinfo(np.int32).max:
+        most = math.floor(np.iinfo(np.int32).max ** (1 / CHANNELS))
+        raise UserError(
+            f"stacked:{printable(name)}: {classes:,} classes make more triples than a label of 32 "
+            f"bits can number; take a set of {most:,} classes at most"
         )
     place = classes ** np.arange(CHANNELS - 1, -1, -1)
     kept: dict[str, Arrays] = {}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from aigc_jax.data import encoding
 from aigc_jax.errors import UserError, first_line, printable
 
 END_OF_TEXT = "<|endoftext|>"
@@ -241,15 +242,15 @@ def read(path: Path) -> SubwordTokenizer:
     """
     try:
         if path.is_file():
-            return _checked(path.read_text(encoding="utf-8"), path)
+            return _checked(_text(path), path)
         if (path / "tokenizer.json").is_file():
-            return _checked((path / "tokenizer.json").read_text(encoding="utf-8"), path)
+            return _checked(_text(path / "tokenizer.json"), path)
         for vocabulary, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
             if (path / vocabulary).is_file() and (path / merges).is_file():
                 return _gpt2(path / vocabulary, path / merges)
         if (path / "vocab.txt").is_file():
             return _bert(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"cannot read the tokenizer {printable(path)}: {error}") from error
     raise UserError(
         f"{printable(path)} holds no tokenizer: no tokenizer.json, nor encoder.json and vocab.bpe, "
@@ -279,12 +280,12 @@ def _bert(folder: Path) -> SubwordTokenizer:
     stands in `tokenizer_config.json`, and without one it does not."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-    tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+    tokens = _text(folder / "vocab.txt").removesuffix("\n").split("\n")
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if lacking := [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]:
         raise UserError(f"{printable(folder / 'vocab.txt')} lacks {', '.join(lacking)}")
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        settings = json.loads(_text(folder / "tokenizer_config.json"))
     except (FileNotFoundError, ValueError):
         settings = {}
     settings = settings if isinstance(settings, dict) else {}
@@ -301,6 +302,10 @@ def _bert(folder: Path) -> SubwordTokenizer:
     special = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t in vocabulary]
     tokenizer.add_special_tokens(special)
     return SubwordTokenizer(tokenizer.to_str())
+
+
+def _text(path: Path) -> str:
+    return encoding.decode(path.read_bytes(), str(path))
 
 
 def _checked(definition: str, path: Path) -> SubwordTokenizer:

@@ -16,13 +16,14 @@ from aigc_jax.data import cache
 from aigc_jax.data.examples import Arrays, Source, fractions, in_memory
 from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import Tokenizer, from_json, tokenizer_of
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import UserError, nearest, printable
 from aigc_jax.paths import expand
 
 Pieces = Callable[[], Iterator[tuple[bool, str]]]
 """The text of a split, from its beginning: (whether a document begins here, some of the text)."""
 
 BY_FILE = "files"
+_DOCUMENTS = (BY_FILE, "blank_lines")
 BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -65,7 +66,11 @@ def of_text(
             Where the tokenizer has an end token, one stands before and one after every document,
             so that a model learns how documents begin and end.
         stored: where tokens are kept that take long to make; None keeps none.
+
+    Raises:
+        UserError: `documents` is a separator that is nowhere in the texts.
     """
+    _check_separator(texts, documents)
     pieces = {split: split_documents(text, documents) for split, text in texts.items()}
     keep = stored is not None and (stored.large or tokenizer not in ("char", "byte"))
     if keep:
@@ -140,13 +145,34 @@ def split_documents(text: str | Pieces, documents: str) -> Pieces:
     return cut
 
 
+def _check_separator(texts: Mapping[str, str | Pieces], documents: str) -> None:
+    """A separator occurs in the texts. Mostly it does so soon; one that does not is misspelt."""
+    if documents in ("", *_DOCUMENTS):
+        return
+    for text in texts.values():
+        rest = ""
+        for begins, piece in [(True, text)] if isinstance(text, str) else text():
+            rest = piece if begins else rest[-len(documents) :] + piece
+            if documents in rest:
+                return
+    raise UserError(
+        f'data.documents="{printable(documents)}": no text holds this separator'
+        f"{nearest(documents, _DOCUMENTS)}"
+    )
+
+
 def named_tokenizer(tokenizer: str) -> Any:
     """What a tokenizer is a function of besides the text: of files, their sizes and dates too."""
     path = expand("", tokenizer) if "/" in tokenizer or "." in tokenizer else None
-    if path is None or not path.exists():
-        return tokenizer
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    try:
+        if path is None or not path.exists():
+            return tokenizer
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    except OSError as error:
+        raise UserError(
+            f"cannot read the tokenizer {printable(tokenizer)}: {error.strerror}"
+        ) from error
 
 
 def _build(pieces: Mapping[str, Pieces], name: str, documents: bool, large: bool) -> Arrays:

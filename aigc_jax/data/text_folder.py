@@ -102,7 +102,7 @@ def _reader(paths: list[str], documents: str) -> Pieces:
 
 def groups(path: str, found: folder.Found) -> dict[str, list[str]]:
     """Split -> files; a single "" if no file or folder is named after a split."""
-    top = {file: _name(file) for file in found.files}
+    top = {file: folder.top_name(file) for file in found.files}
     plain = [name for name in top.values() if not _ABOUT_IT.fullmatch(name)]
     named = folder.named_splits(path, dict.fromkeys(plain))
     if not named:
@@ -114,12 +114,6 @@ def groups(path: str, found: folder.Found) -> dict[str, list[str]]:
         else:
             found.skipped["about the set, not of it (" + file + ")"] += 1
     return splits
-
-
-def _name(file):
-    """What could be a split's name: of the topmost folder, or of the file, without its suffix."""
-    first, *rest = file.split("/")
-    return first if rest else os.path.splitext(first)[0]
 
 
 def _identity(entries: dict[str, Entry]):

@@ -6,6 +6,7 @@ An example is `source` and `target`, token ids, each filled up with -1 at its en
 import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from aigc_jax.data.examples import Arrays, Feature, Source, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
 from aigc_jax.data.order import permuted
 from aigc_jax.data.synthetic import hashed
+from aigc_jax.data.text import named_tokenizer
 from aigc_jax.data.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, printable
 
@@ -30,8 +32,9 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
     """The lines of `STEM.de` and `STEM.en`, for the pair "de-en"; one tokenizer for both sides,
     trained, if at all, on the split train.
 
-    The split is the first word of the stem: `train.de`, `val.de.gz`, `test_2016_flickr.de`. Pairs
-    with an empty side, and those with a side of more tokens than `longest`, are left out.
+    The split is the first word of the stem: `train.de`, `val.de.gz`, `test_2016_flickr.de`. The
+    n-th lines of both files are a pair (`encoding.lines`). Pairs with an empty side, and those with
+    a side of more tokens than `longest`, are left out.
 
     Args:
         path: a folder.
@@ -42,7 +45,8 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
             then has at most `longest` - 1 tokens.
 
     Raises:
-        UserError: there are no such files, their lines do not match, or one cannot be read.
+        UserError: there are no such files, one of a split lacks the other or is there twice, their
+            lines do not match, or one cannot be read.
     """
     width, longest = longest, longest - pack  # with its end a side is to fit in a row
     match = re.fullmatch(r"(\w+)-(\w+)", pair)
@@ -53,8 +57,8 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
     for split, files in _files(path, *match.groups()).items():
         sides = []
         for file in files:
-            text, entries[file.name] = _read(file)
-            sides.append(text.removesuffix("\n").split("\n"))
+            lines, entries[file.name] = _read(file)
+            sides.append(lines)
         if len(sides[0]) != len(sides[1]):
             raise UserError(
                 f"{printable(files[0])} has {len(sides[0]):,} lines and {printable(files[1])} has "
@@ -77,7 +81,8 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
             arrays[f"left_out:{split}"] = np.array([len(kept) - sum(kept)])
         return arrays
 
-    made_of = {"identity": whole, "pair": pair, "tokenizer": tokenizer, "longest": longest}
+    made_of = {"identity": whole, "pair": pair, "tokenizer": named_tokenizer(tokenizer)}
+    made_of |= {"longest": longest, "format": 1}
     arrays = cache.cached(f"{Path(path).name}-{pair}", made_of, build)
     made = from_json(arrays["tokenizer"].tobytes().decode())
     widths = {
@@ -88,7 +93,7 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
         split: {side: _widened(arrays[f"{side}:{split}"], n) for side, n in widths.items()}
         for split in texts
     }
-    left_out = sum(int(arrays[f"left_out:{split}"][0]) for split in texts)
+    left_out = ", ".join(f"{split} {int(arrays[f'left_out:{split}'][0]):,}" for split in texts)
     sizes = ", ".join(f"{split} {len(of['source']):,}" for split, of in found.items())
     if pack:
         for split, of in found.items():
@@ -97,8 +102,9 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
             found["train"] = packed(found["train"])
             sizes += f" (those of train in {len(found['train']['source']):,} rows)"
     about = (
-        f"{printable(path)}: pairs {pair}; {sizes}; {left_out:,} left out (empty, or of more than "
-        f"{longest} tokens); {made.vocab_size:,} different tokens ({printable(tokenizer)})"
+        f"{printable(path)}: pairs {pair}; {sizes}; left out (empty, or of more than "
+        f"{longest} tokens): {left_out}; {made.vocab_size:,} different tokens "
+        f"({printable(tokenizer)})"
     )
     return in_memory(
         found,
@@ -315,13 +321,21 @@ def _files(path: str, first: str, second: str) -> dict[str, tuple[Path, Path]]:
     for file in sorted(Path(path).iterdir()):
         for ending, side in endings.items():
             if file.name.endswith(ending):
-                stems.setdefault(file.name.removesuffix(ending), {})[side] = file
+                of = stems.setdefault(file.name.removesuffix(ending), {})
+                if side in of:
+                    raise UserError(
+                        f"{printable(path)} holds both `{printable(of[side].name)}` and "
+                        f"`{printable(file.name)}`; move one of them away"
+                    )
+                of[side] = file
     found: dict[str, tuple[Path, Path]] = {}
+    halves = []
     for stem, sides in stems.items():
-        if len(sides) < 2:
-            continue
         word = re.split(r"[^a-z]+", stem.lower())[0]
         split = folder.named_splits(path, [word]).get(word) if word else None
+        if len(sides) < 2:
+            halves += [stem] if split else []
+            continue
         if split is None or split in found:
             why = "is a second one of the split" if split else "begins with no name of a split"
             raise UserError(f"{printable(path)}: `{printable(stem)}` {why} {split or ''}".rstrip())
@@ -331,13 +345,20 @@ def _files(path: str, first: str, second: str) -> dict[str, tuple[Path, Path]]:
             f"{printable(path)} holds no pairs of files *.{first} and *.{second}, such as "
             f"train.{first} and train.{second}"
         )
+    for stem in halves:
+        ((side, file),) = stems[stem].items()
+        lacking = f"{stem}.{second if side == first else first}"
+        raise UserError(
+            f"{printable(path)} holds `{printable(file.name)}` and no `{printable(lacking)}`; add "
+            "it, or move the former away"
+        )
     return found
 
 
-def _read(file: Path) -> tuple[str, Entry]:
+def _read(file: Path) -> tuple[list[str], Entry]:
     try:
         content = file.read_bytes()
         plain = gzip.decompress(content) if file.suffix == ".gz" else content
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {printable(file)}: {error}") from error
-    return encoding.decode(plain, os.fspath(file)), of_bytes(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"cannot read {printable(file)}: {printable(error)}") from error
+    return encoding.lines(plain, os.fspath(file)), of_bytes(content)

@@ -177,6 +177,13 @@ class Prepared:
             if label is None:
                 return {"image": image}
             labels = [_first(example, "label") for example in examples]
+            for i, number in zip(indices, labels):
+                if not 0 <= number < int(label["numClasses"]):
+                    raise UserError(
+                        f"example {i} of {self.name} {split} has the class {number}, and there are "
+                        f"0 to {int(label['numClasses']) - 1}; a split without classes cannot be "
+                        "used here: take another one"
+                    )
             return {"image": image, "label": np.array(labels, np.int32)}
 
         features = {"image": Feature(target.shape, "uint8")}
@@ -184,7 +191,8 @@ class Prepared:
             features["label"] = Feature((), "int32", int(label["numClasses"]))
 
         def cache(split):
-            return {**self._files(split), "target": list(target)}
+            checked = {"classes": int(label["numClasses"])} if label else {}
+            return {**self._files(split), "target": list(target), **checked}
 
         identify = self._identity
         return Source(

@@ -34,7 +34,15 @@ class CharTokenizer:
     @classmethod
     def of(cls, *texts: str) -> "CharTokenizer":
         """The vocabulary of some texts: their characters in code point order."""
-        return cls("".join(sorted(set().union(*texts))))
+        return cls.of_all(texts)
+
+    @classmethod
+    def of_all(cls, texts: Iterable[str]) -> "CharTokenizer":
+        """The same of texts that come one by one, and may be too many to be held."""
+        characters: set[str] = set()
+        for text in texts:
+            characters.update(text)
+        return cls("".join(sorted(characters)))
 
     @property
     def vocab_size(self) -> int:
@@ -159,7 +167,7 @@ def tokenizer_of(
         UserError: the name is none of these, or there is nothing to read at the path.
     """
     if name == "char":
-        return CharTokenizer.of(*texts)
+        return CharTokenizer.of_all(texts)
     if name == "byte":
         return ByteTokenizer()
     kind, _, size = name.partition(":")

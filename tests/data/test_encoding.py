@@ -7,6 +7,7 @@ from refusal import refusal
 
 from aigc_jax.data import encoding
 from aigc_jax.errors import UserError
+from aigc_jax.texts import read_prompts
 
 TEXTS = {
     "chinese": "今天天气很好，我们去公园散步吧。他说这个国家的人都很努力。",
@@ -60,6 +61,17 @@ def test_another_encoding_is_refused_with_its_name(language, codec, hint, times)
     content = (TEXTS[language] * times).encode(codec)
     with pytest.raises(UserError, match=hint):
         encoding.decode(content, "old.txt")
+
+
+def test_prompts_are_the_lines_of_a_file(tmp_path):
+    prompts = ["Hello", "one\u2028two\x85three\x0cfour", "last"]
+    for mark, end in (("", "\n"), ("\ufeff", "\r\n")):
+        (tmp_path / "p.txt").write_bytes((mark + end.join(prompts) + end).encode())
+        assert read_prompts(tmp_path / "p.txt") == prompts
+    for content, message in ((b"", "holds no prompts"), (b"a\n\nb", "line 2: the prompt is empty")):
+        (tmp_path / "p.txt").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            read_prompts(tmp_path / "p.txt")
 
 
 def test_what_is_no_text_is_refused():

@@ -131,6 +131,83 @@ def test_bad_rows_are_each_named_or_left_out_and_counted(tmp_path):
     assert "5 bad rows left out, such as" in found.about
 
 
+def quoted(start, stop, between=90, header="text,label"):
+    """A table in which a quote opens in the third line, `start`, and maybe ends in `stop`."""
+    later = [f"later {i},{'pos' if i % 2 else 'neg'}" for i in range(between)]
+    return "\n".join([header, "good,pos", start, *later, *stop, "last,neg"]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (quoted('"Hello he said,pos', []), "lines 3 to 94: unexpected end of data"),
+        (quoted('"Hello he said,pos', ['"She" left,pos']), "lines 3 to 94: "),
+        (
+            quoted('"Hello he said,pos', ['he left",neg']),
+            "lines 3 to 94: 92 of its lines are whole",
+        ),
+        (quoted('"Hello he said,pos', ['he left",a,neg']), "lines 3 to 94: 3 columns"),
+        (quoted("good,pos", [], header='"text,label'), "lines 1 to 94: unexpected end"),
+    ],
+)
+def test_a_quote_that_swallows_rows_is_refused_and_named_in_any_case(content, says, tmp_path):
+    (tmp_path / "a.csv").write_text(content)
+    for on_bad in ("stop", "skip"):
+        with pytest.raises(UserError, match=says) as error:
+            opened(tmp_path / "a.csv", on_bad=on_bad)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("stop", [['he left",neg'], ['"She" left,pos']])
+def test_a_quote_that_swallows_a_few_rows_is_bad_and_its_lines_are_counted(stop, tmp_path):
+    (tmp_path / "a.csv").write_text(quoted('"Hello he said,pos', stop, between=4) + "more,pos\n")
+    with pytest.raises(UserError, match=r"lines 3 to 8: .*data\.on_bad=skip"):
+        opened(tmp_path / "a.csv")
+    found = opened(tmp_path / "a.csv", on_bad="skip")
+    assert "1 bad rows of 6 lines left out, such as" in found.about
+    assert sum(found.sizes.values()) == 3
+
+
+@pytest.mark.parametrize("labels", ["text,label", "label,text"])
+def test_long_texts_of_many_lines_are_texts(labels, tmp_path):
+    text_ = "\n".join(f"verse {i}, and more\npos" for i in range(80))
+    header, row = labels, '"{}",{}' if labels.startswith("text") else '{1},"{0}"'
+    rows_ = [
+        row.format(words, name) for words, name in ((text_, "pos"), ("b", "neg"), ("c", "pos"))
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows_]) + "\n")
+    found = opened(tmp_path / "a.csv", block_size=4096)
+    assert (text_, "pos") in [row for split in found.sizes for row in read(found, split)]
+    assert "one text has 160 lines (" in found.about
+    assert "a.csv, lines 2 to 161)" in found.about
+
+
+@pytest.mark.parametrize("names", [("train.csv", "train.tsv"), ("train.csv", "train/a.csv")])
+def test_a_table_that_is_there_twice_is_refused(names, tmp_path):
+    for name in (*names, "test.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        tab = name.endswith("tsv")
+        of = [(words, label) for words, label in rows(20)]
+        write(tmp_path / name, of)
+        if tab:
+            content = (tmp_path / name).read_text()
+            (tmp_path / name).write_text(content.replace(",", "\t"))
+    with pytest.raises(UserError, match=r"holds both `train.*`, `train.*`, for one split"):
+        opened(tmp_path)
+
+
+def test_files_that_are_not_read_are_counted(tmp_path):
+    write(tmp_path / "a.csv", rows(20))
+    for name in ("b.jsonl", "c.xlsx", "ham/1.md", "ham/2.txt", "spam/3.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"text {name}")
+    assert "; skipped: 2 .txt, 1 .jsonl, 1 .md, 1 .xlsx; " in opened(tmp_path).about
+    (tmp_path / "texts").mkdir()
+    for name in ("ham", "spam"):
+        (tmp_path / name).rename(tmp_path / "texts" / name)
+    assert "; skipped: 1 .md; " in opened(tmp_path / "texts", "folders").about
+
+
 @pytest.mark.parametrize(
     ("content", "labels", "says"),
     [

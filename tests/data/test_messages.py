@@ -88,6 +88,10 @@ def test_files_become_windows_with_weights(tmp_path, folder):
         ('["hi"]', "line 2: message 1 is no object with role and content"),
         ('[{"role": "bot", "content": "hi"}]', 'message 1 has the role "bot"; there are system'),
         ('[{"role": "assistant", "content": null}]', "message 1 has no content that is a text"),
+        (
+            '[{"role": "user", "content": "a\\ud83d"}]',
+            r"message 1 holds \\ud83d, half of a surrog",
+        ),
         ('[{"role": "user", "content": "hi"}]', "no message of the role assistant"),
     ],
 )
@@ -97,6 +101,13 @@ def test_a_bad_line_is_named(line, message):
         list(messages.conversations(f"{good}\n{line}\n".encode(), "chats.jsonl"))
     assert "chats.jsonl, line 2" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_that_are_not_read_are_counted(tmp_path):
+    for name in ("a.jsonl", "b.json", "c.jsonl.1"):
+        write(tmp_path / name)
+    about = source.open_source(config.text(str(tmp_path), documents="messages")).about
+    assert "; skipped: 1 .1, 1 .json; " in about
 
 
 def test_folders_without_conversations_are_refused(tmp_path):

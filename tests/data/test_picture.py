@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from refusal import refusal
 
 from aigc_jax.data import picture
@@ -74,12 +74,12 @@ def _chunk(kind, data):
     return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
-def _png(color_type, depth, rows, *more):
+def _png(color_type, depth, rows, *more, width=0):
     """A PNG by hand: Pillow writes no colours of 16 bits. `rows`: bytes [height, ...]."""
     import struct
     import zlib
 
-    width = rows.shape[1]
+    width = width or rows.shape[1]
     head = struct.pack(">IIBBBBB", width, len(rows), depth, color_type, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
     chunks = [_chunk(b"IHDR", head), *more, _chunk(b"IDAT", data), _chunk(b"IEND", b"")]
@@ -100,6 +100,27 @@ def test_a_transparent_grey_of_sixteen_bits_shows_the_background():
     levels = np.array([[[1000], [1001]]]).astype(">u2")
     file = _png(0, 16, levels, _chunk(b"tRNS", (1000).to_bytes(2, "big")))
     assert decode(file, Target(1, 2, 1), "it").ravel().tolist() == [255, 4]
+
+
+@pytest.mark.parametrize(("depth", "levels"), [(2, 4), (4, 16)])
+def test_a_transparent_grey_of_few_bits_shows_the_background(depth, levels):
+    steps = np.arange(levels, dtype=np.uint8)
+    packed = np.packbits(np.unpackbits(steps[:, None], axis=1)[:, -depth:]).reshape(1, -1)
+    for key in (0, 1, levels - 1):
+        mark = _chunk(b"tRNS", key.to_bytes(2, "big"))
+        file = _png(0, depth, packed, mark, width=levels)
+        out = decode(file, Target(1, levels, 1, background="#808080"), "it").ravel()
+        shown = steps * (255 // (levels - 1))
+        assert out.tolist() == [128 if i == key else shown[i] for i in range(levels)]
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16"])
+def test_signed_numbers_are_refused(mode):
+    marks = TiffImagePlugin.ImageFileDirectory_v2()
+    marks[339] = 2
+    file = encoded(Image.new(mode, (2, 2)), "TIFF", tiffinfo=marks)
+    with pytest.raises(UserError, match="signed and have no known range"):
+        decode(file, Target(2, 2, 1), "it")
 
 
 @given(

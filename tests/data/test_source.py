@@ -4,6 +4,8 @@ import pytest
 
 from aigc_jax import config
 from aigc_jax.data import source
+from aigc_jax.data.examples import in_memory
+from aigc_jax.data.tokenizer import IdTokenizer
 from aigc_jax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -131,12 +133,26 @@ def _with(data_config, **changes):
         (config.images("n" * 5000), "train", "unknown data set"),
         (config.images("a\0b"), "train", r"unknown data set \"a\\x00b"),
         (config.images("~nobody-here/x"), "train", "home is not known"),
+        (config.text("pydoc_text", documents="messages"), "train", "is for files of conversations"),
+        (config.text("synthetic_tokens", documents="files"), "train", "no documents to tell apart"),
         (config.text("/dev/null"), "train", "is not a folder of texts or a text file"),
     ],
 )
 def test_bad_input_is_answered_with_what_to_do(data_config, split, message):
     with pytest.raises(UserError, match=message):
         source.load(data_config, split)
+
+
+def test_a_device_is_given_no_more_tokens_than_it_can_count(monkeypatch):
+    tokens = np.broadcast_to(np.uint8(0), (2**31,))
+    made = in_memory({"train": {"tokens": tokens}}, {"tokens": 9}, {}, "", tokenizer=IdTokenizer(9))
+    monkeypatch.setitem(source.BUILT_IN, "large", lambda parameters, data: made)
+    section = config.text("large")
+    assert source.load(section, "train").size > 2**24
+    section.placement = "device"
+    assert source.load(section, "train[:-1]").size > 2**24
+    with pytest.raises(UserError, match=r"2,147,483,648 tokens, .* data\.placement=memory"):
+        source.load(section, "train")
 
 
 @pytest.mark.parametrize("placement", ["memory", "disk"])
@@ -159,8 +175,6 @@ def test_a_set_that_lies_there_decoded_is_resized_too(name, placement):
 
 def test_a_source_of_other_features_needs_nothing_more(monkeypatch):
     """Pairs, labels and sound are further names: memory, disk and resizing know no kinds."""
-    from aigc_jax.data.examples import in_memory
-
     arrays = {
         "image": np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6, 1),
         "target": np.arange(4 * 6 * 6 * 3, dtype=np.uint8).reshape(4, 6, 6, 3),

@@ -82,6 +82,20 @@ def test_gpt2s_files_are_read(tmp_path):
     assert found.end_token == BPE.end_token
 
 
+def test_the_lines_of_a_vocabulary_end_at_line_feeds_and_marks_are_no_tokens(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2028", "\x85", "\x0c", "b"]
+    for mark, end in (("", "\n"), ("\ufeff", "\r\n"), ("", "")):
+        content = mark + (end or "\n").join(words) + end
+        (tmp_path / "vocab.txt").write_bytes(content.encode())
+        found = tokenizer_of(str(tmp_path), [])
+        assert found.vocab_size == len(words)
+        assert found.encode("b").tolist() == [7]
+    (tmp_path / "tokenizer_config.json").write_text("\ufeff" + json.dumps({"do_lower_case": False}))
+    assert tokenizer_of(str(tmp_path), []).encode("B").tolist() == [1]
+    (tmp_path / "tokenizer.json").write_text("\ufeff" + BPE.definition)
+    assert tokenizer_of(str(tmp_path), []) == BPE
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigc_jax import config
-from aigc_jax.data import source
+from aigc_jax.data import encoding, source, text_folder
 from aigc_jax.data.identity import changes
 from aigc_jax.data.text import of_text
 from aigc_jax.errors import UserError
@@ -123,6 +123,22 @@ def test_texts_beside_the_splits_are_refused_with_both_readings(tmp_path, names)
     _write(tmp_path, dict.fromkeys(names, "abc"))
     with pytest.raises(UserError, match="two ways"):
         _load(tmp_path)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_separator_that_never_occurs_is_refused(tmp_path, monkeypatch, large):
+    if large:
+        monkeypatch.setattr(text_folder, "LARGE", 1)
+        pieces = encoding.pieces
+        monkeypatch.setattr(encoding, "pieces", lambda path: pieces(path, size=1))
+    _write(tmp_path, {"a.txt": "one" * 20, "b.txt": "two<\n|>three" * 20})
+    section = _text_config(tmp_path)
+    section.documents = "<\n|>"  # in one file, and over two pieces of it
+    assert "documents" in source.open_source(section).about
+    for wrong, more in (("blank-lines", 'did you mean "blank_lines"'), ("</s>", "known: blank_l")):
+        section.documents = wrong
+        with pytest.raises(UserError, match=f'"{wrong}": no text holds this separator; {more}'):
+            source.open_source(section)
 
 
 def test_windows_line_breaks_are_line_breaks_and_pipes_are_left_alone(tmp_path):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from aigc_jax import config as config_lib
 from aigc_jax.data import source, subwords
-from aigc_jax.data.text_size import text_size
+from aigc_jax.data.text_size import loses, text_size
 from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer
 from aigc_jax.errors import UserError
 
@@ -107,3 +107,34 @@ def test_of_packed_documents_the_predicted_tokens_count(tmp_path):
     config.tokenizer = "char"  # which has no token for the end of a document
     with pytest.raises(UserError, match=r"every document of .* is one token"):
         source.load(config, "validation")
+
+
+def of_words(**parts):
+    """A tokenizer of a few words, with other parts."""
+    vocabulary = {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4, "A": 5}
+    library = Tokenizer(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>"))
+    for name, part in parts.items():
+        setattr(library, name, part)
+    return subwords.SubwordTokenizer(library.to_str())
+
+
+SPACES = {"pre_tokenizer": pre_tokenizers.Metaspace(), "decoder": decoders.Metaspace()}
+
+
+def test_what_does_not_give_the_text_back_has_no_size():
+    """Else a tokenizer that drops capitals or spaces would look like a better model."""
+    whole = of_words(**SPACES)
+    text = "a b  A a"
+    ids = whole.encode(text)
+    assert text_size(whole, ids) == (len(ids), len(text), len(text))
+    assert text_size(whole, whole.encode("a unknown")) is None
+    for parts in (
+        {**SPACES, "normalizer": normalizers.Lowercase()},
+        {**SPACES, "pre_tokenizer": pre_tokenizers.WhitespaceSplit()},
+        {**SPACES, "pre_tokenizer": pre_tokenizers.Split(" ", "removed")},
+        {"pre_tokenizer": pre_tokenizers.Metaspace()},
+    ):
+        lossy = of_words(**parts)
+        assert loses(lossy)
+        assert text_size(lossy, lossy.encode("a b")) is None
+    assert not any(map(loses, (whole, PIECES, ByteTokenizer(), CharTokenizer.of("ab"))))

@@ -122,6 +122,17 @@ def test_we_read_what_tfds_reads(tfds_dir, tmp_path, monkeypatch):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.mark.parametrize(("label", "placement"), [(-1, "memory"), (7, "disk")])
+def test_a_class_that_there_is_not_is_refused(tfds_dir, label, placement):
+    file = io.BytesIO()
+    Image.new("RGB", (5, 6)).save(file, "PNG")
+    records = [_example(image=file.getvalue(), label=number) for number in (6, label)]
+    _write(tfds_dir / "digits" / "1.0.0", {"test": [records]}, ["image", "label"])
+    message = rf"example 1 of digits test has the class {label}, and there are 0 to 6"
+    with pytest.raises(UserError, match=message):
+        source.load(_images(placement=placement), "test").fetch(np.arange(2))
+
+
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_memory_device_and_disk_give_the_same_batches(tfds_dir, file_format):
     _pictures(tfds_dir / "digits" / "1.0.0", file_format=file_format)
@@ -229,13 +240,20 @@ def test_a_version_is_looked_for_in_every_folder(tfds_dir, tmp_path):
     assert sorted(name for name in tfds_files.prepared()) == ["digits"]
 
 
-def test_preparing_needs_tensorflow_and_a_known_name(tfds_dir, monkeypatch):
+def test_preparing_needs_tensorflow_and_a_known_name(tfds_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "aigc-jax\[prepare\]"'):
         catalog.prepare("fashion_mnist")
     with pytest.raises(UserError, match='did you mean "fashion_mnist"'):
         catalog.prepare("fashion_mnsit")
     assert "nothing to prepare" in catalog.prepare("mnist5k")
+    monkeypatch.chdir(tmp_path)
+    for name in ("kmnist", "photos"):
+        (tmp_path / name).mkdir()
+    for name in ("photos", "./kmnist", "kmnist/"):
+        assert "nothing to prepare" in catalog.prepare(name)
+    with pytest.raises(UserError, match="preparing kmnist takes TensorFlow"):  # not the folder
+        catalog.prepare("kmnist")
     _pictures(tfds_dir / "digits" / "1.0.0")
     assert Path(catalog.prepare("digits")) == tfds_dir / "digits" / "1.0.0"
     shutil.rmtree(tfds_dir)

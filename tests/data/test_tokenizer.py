@@ -1,4 +1,5 @@
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -6,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusal import refusal
 
-from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, from_json
+from aigc_jax.data.tokenizer import (
+    ByteTokenizer,
+    CharTokenizer,
+    IdTokenizer,
+    from_json,
+    tokenizer_of,
+)
 from aigc_jax.errors import UserError
 
 TEXT = "To be, or not to be:\nº – 🙂 é"
@@ -29,6 +36,23 @@ def test_a_tokenizer_survives_storage(tokenizer):
 def test_one_token_per_character_in_code_point_order():
     tokenizer = CharTokenizer.of("bca", "d")
     assert tokenizer.encode("abcd").tolist() == [0, 1, 2, 3]
+
+
+def test_a_vocabulary_is_found_without_holding_all_texts():
+    class Piece(str):
+        pass
+
+    held = []
+
+    def pieces():
+        for i in range(20):
+            piece = Piece(chr(97 + i))
+            held.append(weakref.ref(piece))
+            yield piece
+            del piece
+            assert sum(reference() is not None for reference in held) < 3
+
+    assert tokenizer_of("char", pieces()) == CharTokenizer("abcdefghijklmnopqrst")
 
 
 @pytest.mark.parametrize("character", ["z", "A", "é", "🙂"])

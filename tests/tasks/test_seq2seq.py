@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gzip
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from runs import assert_close, make_config, trained
 
 from aigc_jax import config
-from aigc_jax.data import source
+from aigc_jax.data import source, subwords
 from aigc_jax.data.text_pairs import packed
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
@@ -201,7 +202,7 @@ def test_lines_of_two_files_are_pairs(tmp_path):
     assert (rows(train, "source"), rows(train, "target")) == (["ein Hund"], ["a dog"])
     assert rows(test, "target") == ["dog"]
     assert train.features == test.features
-    assert "2 left out" in train.about
+    assert "tokens): test 0, train 2;" in train.about
     section.pack = True
     train, test = (source.load(section, split) for split in ("train", "test"))
     assert (
@@ -219,6 +220,68 @@ def test_lines_of_two_files_are_pairs(tmp_path):
     for pair, message in (("de", "write two endings"), ("de-fr", "no pairs of files")):
         with pytest.raises(UserError, match=message):
             source.load(config.text(str(tmp_path), pair=pair), "train")
+
+
+def write_pairs(folder, **sides):
+    """`train_de="..."` is what train.de holds."""
+    for name, content in sides.items():
+        (folder / name.replace("_", ".")).write_bytes(content.encode())
+
+
+def test_a_tokenizer_s_file_that_changed_is_read_anew(tmp_path):
+    write_pairs(tmp_path, train_de="aaaa aaaa\n" * 9, train_en="bbbb bbbb\n" * 9)
+    section = config.text(str(tmp_path), pair="de-en", tokenizer=str(tmp_path / "tokenizer.json"))
+    for size in (258, 260):
+        made = subwords.train(["aaaa aaaa bbbb bbbb"] * 9, size)
+        (tmp_path / "tokenizer.json").write_text(made.definition)
+        data = source.load(section, "train")
+        assert data.tokenizer == made
+        assert rows(data, "target") == ["bbbb bbbb"] * 9
+
+
+def test_lines_end_at_line_feeds_alone_so_no_pair_is_shifted(tmp_path):
+    odd = ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"]
+    lines = {"de": [f"a{c}z" for c in odd], "en": [f"b{i}" for i in range(len(odd))]}
+    write_pairs(
+        tmp_path,
+        train_de="\ufeff" + "\r\n".join(lines["de"]) + "\r\n",
+        train_en="\n".join(lines["en"]),
+    )
+    data = source.load(config.text(str(tmp_path), pair="de-en"), "train")
+    assert (rows(data, "source"), rows(data, "target")) == (lines["de"], lines["en"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"train_de_gz": ""}, "holds both `train.de` and `train.de.gz`; move one of them away"),
+        ({"val_de": "a"}, "holds `val.de` and no `val.en`; add it"),
+        ({"test_en_gz": "a"}, "holds `test.en.gz` and no `test.de`; add it"),
+    ],
+)
+def test_files_without_their_other_half_or_there_twice_are_refused(files, message, tmp_path):
+    write_pairs(tmp_path, train_de="a\n", train_en="b\n", **files)
+    with pytest.raises(UserError, match=re.escape(message)):
+        source.load(config.text(str(tmp_path), pair="de-en"), "train")
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    damaged = bytearray(gzip.compress(b"a b c\n" * 400))
+    damaged[12:20] = b"\xff" * 8
+    (tmp_path / "train.de.gz").write_bytes(damaged)
+    write_pairs(tmp_path, train_en="b\n")
+    with pytest.raises(UserError, match=r"cannot read .*train\.de\.gz: "):
+        source.load(config.text(str(tmp_path), pair="de-en"), "train")
+
+
+@pytest.mark.parametrize("name", ["addition:2", "pydoc_text", "."])
+def test_keys_that_pairs_or_other_sources_do_not_obey_are_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path, train_de="a\n", train_en="b\n")
+    with pytest.raises(
+        UserError, match=r"data\.(pair is for files|documents and data\.pair exclude)"
+    ):
+        source.load(config.text(name, pair="de-en", documents="files"), "train")
 
 
 @pytest.mark.parametrize(
