@@ -176,7 +176,7 @@ def generate(
     if images and "image" not in experiment.data.features:
         made = "points" if tokenizer is None else "text"
         raise UserError(f"--images is for images; this run makes {made}")
-    check_labels(experiment, labels)
+    check_labels(experiment, labels, settings.kind)
     state = experiment.run_of(restore(experiment, workdir, best=best))
     state = experiment.compile_inference()(state)
     shaped = {name: value for name, value in (text or {}).items() if _is_number(value)}
@@ -323,7 +323,7 @@ def sample_chunks(
     settings = dataclasses.replace(settings, num_beams=int(text.pop("num_beams", 1)))
     of_beams = {n: text.pop(n) for n in ("length_penalty",) if n in text}
     keys.check_asked(num=num, seed=seed, **text)
-    check_labels(experiment, labels)
+    check_labels(experiment, labels, settings.kind)
     inputs: dict[str, Any] = {}
     rows: Callable[[np.ndarray], Inputs] = lambda ids: {}  # noqa: E731
     if tokenizer is not None:
@@ -384,10 +384,13 @@ def right_aligned(
     return tokens, lengths
 
 
-def check_labels(experiment: Experiment, labels: Sequence[int]) -> None:
-    """The model has classes, and these are of them; or a `UserError`."""
+def check_labels(experiment: Experiment, labels: Sequence[int], kind: str = "samples") -> None:
+    """The model has classes, these are of them, and samples of the kind have none of their own; or
+    a `UserError`."""
     if not labels:
         return
+    if kind in FROM_DATA:
+        raise UserError(f"--labels: {kind} have the labels of their images; leave it out")
     classes = getattr(experiment.task, "num_classes", 0)
     if not classes:
         raise UserError("--labels is for a model with classes; this one was trained without")

@@ -87,7 +87,7 @@ def importance_sampled(
     few = np.zeros((2, 1), np.float32)
     columns = {n: few[:, 0] for n in ("log_likelihood", "reconstruction", "kl", "squared_error")}
     metrics = tuple(summary({**columns, **dict.fromkeys(names, few)}, dims, levels))
-    unit = "nats per image" + ("" if levels else ", of a density of values in [0, 1]")
+    unit = "nats per image" + task.of_what()
     card = {
         "draws_of_z": samples,
         "estimator": "log of the mean of importance weights, z from q(z|x); float32",

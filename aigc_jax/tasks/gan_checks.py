@@ -1,5 +1,11 @@
 """Which parts of a GAN's config go together: what does not is refused, with the reason."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.gan.layers import CONDITIONINGS
@@ -18,6 +24,79 @@ NAMES = {
 }
 
 
+class Setting(NamedTuple):
+    """A key that does nothing in some configs: there it must have its neutral value.
+
+    Attributes:
+        key: below `config`.
+        neutral: what it is where nobody sets it.
+        counts: whether it does something.
+        needs: what it is without, where it does nothing, and how to have it.
+    """
+
+    key: str
+    neutral: Any
+    counts: Callable[[Config], Any]
+    needs: str
+
+
+def _penalised(config: Config) -> bool:
+    return config.task.penalty != "none"
+
+
+def _normed(config: Config) -> bool:
+    """Whether the generator has batch norm."""
+    generator, name = config.model.generator, config.model.name
+    return name in ("neutral", "resnet") or (
+        name == "conv" and (generator.norm_first or len(generator.features) > 1)
+    )
+
+
+def _normed_by_class(config: Config) -> bool:
+    """Whether the generator has a batch norm that the class may reach: a block's, not the last."""
+    generator = config.model.generator
+    return _normed(config) and (config.model.name != "resnet" or len(generator.features) > 1)
+
+
+_PENALTY = f"a penalty, config.task.penalty={' or '.join(PENALTIES)}"
+SETTINGS = (
+    Setting(
+        "task.num_classes",
+        0,
+        lambda config: config.task.conditioning != "none",
+        f"classes, config.task.conditioning={' or '.join(CONDITIONINGS[1:])}",
+    ),
+    Setting("task.penalty_every", 1, _penalised, _PENALTY),
+    Setting("task.penalty_weight", 10.0, _penalised, _PENALTY),
+    Setting(
+        "task.auxiliary_weight",
+        1.0,
+        lambda config: config.task.conditioning == "auxiliary_classifier",
+        "config.task.conditioning=auxiliary_classifier",
+    ),
+    Setting(
+        "task.instance_noise_steps",
+        0,
+        lambda config: config.task.instance_noise,
+        "noise, config.task.instance_noise=0.1",
+    ),
+    Setting("task.batch_norm", "standing", _normed, "batch norm in the generator"),
+    Setting(
+        "model.generator.class_norm",
+        False,
+        _normed_by_class,
+        "batch norm in the generator; it comes with a second entry in "
+        "config.model.generator.features",
+    ),
+    Setting(
+        "model.discriminator.norm",
+        False,
+        lambda config: config.model.name != "conv" or len(config.model.discriminator.features) > 1,
+        "a second entry in config.model.discriminator.features",
+    ),
+)
+
+
 def check(config: Config, spec: Spec) -> None:
     """The task's keys are known names and go together, or a `UserError`."""
     task = config.task
@@ -27,9 +106,20 @@ def check(config: Config, spec: Spec) -> None:
         lookup(AUGMENTATIONS, name, "augmentation in config.task.diff_augment")
     if task.diff_augment and spec.coordinates:
         raise UserError("config.task.diff_augment is for images; leave it empty for points")
+    _check_settings(config)
     _check_losses(config)
     _check_packing(config)
     _check_discriminator(config, spec)
+
+
+def _check_settings(config: Config) -> None:
+    for key, neutral, counts, needs in SETTINGS:
+        *path, last = key.split(".")
+        given = functools.reduce(getattr, path, config).get(last, neutral)
+        if not counts(config) and given != neutral:  # what counts may be traced, see members.py
+            raise UserError(
+                f"config.{key}={given} does nothing without {needs}; set it to {neutral}"
+            )
 
 
 def _check_losses(config: Config) -> None:
@@ -40,11 +130,16 @@ def _check_losses(config: Config) -> None:
             "and batch norm in the discriminator mixes the images of a batch; set "
             "config.model.discriminator.norm=False"
         )
-    bounded = task.weight_clip or task.penalty != "none" or discriminator.spectral_norm
+    # Batch norm undoes what spectral norm does to the layer before it.
+    spectral = discriminator.spectral_norm and not discriminator.get("norm", False)
+    weight = task.penalty_weight
+    penalised = task.penalty != "none" and (isinstance(weight, jax.core.Tracer) or weight > 0)
+    bounded = task.weight_clip or penalised or spectral
     if task.loss == "wasserstein" and not bounded:
         raise UserError(
             "config.task.loss=wasserstein has no bound unless the discriminator has one; set "
-            "config.task.weight_clip=0.01, config.task.penalty=gradient_penalty or "
+            "config.task.weight_clip=0.01; or without batch norm in it config.task.penalty="
+            "gradient_penalty with config.task.penalty_weight=10, or "
             "config.model.discriminator.spectral_norm=True"
         )
     if task.label_smoothing and not LOSSES[task.loss].smooths:

@@ -82,7 +82,8 @@ class Judge:
         label: Labels,
     ) -> Float[Array, "packs"]:
         """What the penalty adds to each value of the discriminator's loss; zeros in the updates
-        that it leaves out. In float32 throughout, the discriminator's layers too.
+        that it leaves out. All arrays are float32, in the discriminator's layers too; products
+        have the precision that `gan_penalties` names.
 
         Args:
             variables: of the discriminator.

@@ -1,8 +1,10 @@
 """Penalties on the discriminator's gradient by its images. Pure functions of a critic.
 
-All is computed in float32, whatever the precision of the run: a gradient of a gradient in bfloat16
-has diverged for others. The critic must judge every image by itself: under batch norm the gradient
-by an image is also that of the others' logits.
+All arrays are float32, whatever the precision of the run: a gradient of a gradient in bfloat16 has
+diverged for others. Products have JAX's default precision, as elsewhere: one pass of bfloat16 on a
+TPU, TF32 on some GPUs; the flag `jax_default_matmul_precision=highest` makes them float32 too. The
+critic must judge every image by itself: under batch norm the gradient by an image is also that of
+the others' logits.
 """
 
 from collections.abc import Callable
@@ -63,18 +65,26 @@ def interpolated(
 ) -> Images:
     """A point on the line from each real image to a generated one, uniform (Gulrajani et al. 2017,
     algorithm 1)."""
-    t = rng.per_example(key, ids, jax.random.uniform)
-    t = t.reshape(-1, *[1] * (real.ndim - 1))
+    t = _per_image(key, ids, real.ndim)
     return t * real + (1.0 - t) * fake
 
 
 def perturbed(
     real: Images, spread: Float[Array, ""], key: Key[Array, ""], ids: Int[Array, "batch"]
 ) -> Images:
-    """Each real image with uniform noise on every pixel, up to half the batch's standard deviation
-    (Kodali et al. 2017; the noise of their code, which is what Lucic et al. compare)."""
-    noise = rng.per_example(key, ids, lambda k: jax.random.uniform(k, real.shape[1:]))
-    return real + 0.5 * spread * noise
+    """A point on the line from each real image to one under noise: `x + t * 0.5 * spread * u`, with
+    t uniform on [0, 1] for each image and u for each pixel, as in compare_gan, the code of Lucic et
+    al. (2018). Kodali et al. (2017) write `x + d` with normal d. compare_gan's gradient at these
+    points is that of the logit's sigmoid; here, as in the other penalties, it is the logit's."""
+    key_noise, key_line = jax.random.split(key)
+    noise = rng.per_example(key_noise, ids, lambda k: jax.random.uniform(k, real.shape[1:]))
+    t = _per_image(key_line, ids, real.ndim)
+    return real + t * (0.5 * spread * noise)
+
+
+def _per_image(key: Key[Array, ""], ids: Int[Array, "batch"], ndim: int) -> Float[Array, "..."]:
+    """A uniform number for each image, to multiply images by."""
+    return rng.per_example(key, ids, jax.random.uniform).reshape(-1, *[1] * (ndim - 1))
 
 
 def standard_deviation(images: Images, axis: str | None = None) -> Float[Array, ""]:

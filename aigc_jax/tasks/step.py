@@ -11,6 +11,7 @@ from clu import metrics as clu_metrics
 from flax import traverse_util
 from jaxtyping import Array, Float
 
+from aigc_jax.models.gan.layers import SPECTRAL
 from aigc_jax.tasks import norms as norms_lib
 from aigc_jax.tasks.task import Batch, Metrics, Network, TrainState
 
@@ -158,12 +159,18 @@ def update_network(
     network: Network, grads: Any, stats: Any, tx: optax.GradientTransformation, ema_decay: float
 ) -> Network:
     """One optimizer step: `params + tx(grads)`, and `ema * decay + new * (1 - decay)` of parameters
-    and statistics."""
+    and statistics.
+
+    The vectors of spectral norm are not averaged: a mean of directions is none, and the newest are
+    nearly those of the averaged kernel.
+    """
     updates, opt_state = tx.update(grads, network.opt_state, network.params)
     params = optax.apply_updates(network.params, updates)
     ema, ema_stats = network.ema, network.ema_stats
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1.0 - ema_decay)
-        ema_stats = optax.incremental_update(stats, ema_stats, 1.0 - ema_decay)
+        averaged: Any = optax.incremental_update(stats, ema_stats, 1.0 - ema_decay)
+        newest = {name: tree for name, tree in stats.items() if name == SPECTRAL}
+        ema_stats = {**averaged, **newest}
     norms = norms_lib.add(network, grads, updates)
     return Network(params, opt_state, stats, ema, ema_stats, network.frozen, norms)

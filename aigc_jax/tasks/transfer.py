@@ -23,7 +23,8 @@ class Transferred(NamedTuple):
     Attributes:
         state: with the parameters that were taken.
         taken: their paths, as this run names them.
-        left: paths of parameters that stay as they were drawn, each with the reason.
+        left: paths of parameters that stay as they were drawn, each with the reason; and of
+            statistics (`model/codebook`), which are those of a new run.
         unused: paths of the other run that have no place here.
     """
 
@@ -44,7 +45,7 @@ def transfer(
     learned positions the first are taken, and blocks are stacked or not as they are here.
 
     Trained and frozen parameters are filled alike, and moving averages start from what was taken.
-    Optimizer states and statistics are those of a new run.
+    Optimizer states and statistics are those of a new run, a codebook too.
 
     Args:
         state: before the first step.
@@ -109,6 +110,8 @@ def transfer(
             f"config.train.init_from: no parameter fits; there {_some(source)}, here {_some(left)};"
             " see config.train.init_rename"
         )
+    for name, network in state.networks.items():
+        left |= {f"{name}/{kind}": "statistics begin anew" for kind in network.stats}
     unused = sorted(source.keys() - {*taken})
     return Transferred(state.replace(networks=networks), taken, left, unused)
 

@@ -122,7 +122,7 @@ class VAE:
         }
         if self.second_encoder and self.second_decoder:
             above = jnp.zeros((1, self.second_latent_dim))
-            keys = [jax.random.fold_in(key, i) for i in range(2)]
+            keys = [jax.random.fold_in(key, i) for i in (2, 3)]  # 0 and 1 are split off
             made["second_encoder"] = self.second_encoder.init(keys[0], z, condition)
             made["second_decoder"] = self.second_decoder.init(keys[1], above, condition)
         variables = _by_collection(made)
@@ -215,6 +215,12 @@ class VAE:
         rows = min(ROW, self.second_latent_dim or self.latent_dim)
         return ids // (ROW * rows) if kind == "traversal" else ids
 
+    def of_what(self) -> str:
+        """What to add to the unit of log p(x), where it is not that of a probability."""
+        if self.likelihood == "bernoulli" and self.grey:
+            return ", a cross entropy of grey levels: no likelihood"
+        return "" if self.pixels.levels else ", of a density of values in [0, 1]"
+
     def units(self) -> dict[str, str]:
         """What each value is, and of what it is counted."""
         bound = "minus the evidence lower bound (reconstruction + kl)"
@@ -222,12 +228,9 @@ class VAE:
             "elbo": bound if self._plain else "reconstruction + weighted kl, what is minimised",
             "iwae": f"minus the importance-weighted bound of {self.draws} draws",
         }
-        density = "" if self.pixels.levels else " of a density of values in [0, 1]"
-        if self.likelihood == "bernoulli" and self.grey:
-            density = ", a cross entropy of grey levels: no likelihood"
         found = {
             "loss": f"{loss.get(self.objective, loss['iwae'])}, nats per image",
-            "reconstruction": f"-log p(x|z), nats per image{density}",
+            "reconstruction": f"-log p(x|z), nats per image{self.of_what()}",
             "kl": "of q from the prior, nats per image",
         }
         if not self._plain:

@@ -15,6 +15,11 @@ PAIRS = {
     "dense": (models.DenseEncoder, models.DenseDecoder),
     "neutral": (models.NeutralEncoder, models.NeutralDecoder),
 }
+# Keys that a likelihood may not read: the value of those who do not care, and who reads them.
+READ_BY = {
+    "std": (0.1, ("gaussian", "gaussian_learnt")),
+    "components": (5, ("discretized_logistic_mixture",)),
+}
 _MADE = ("encoder", "decoder", "second_encoder", "second_decoder", "num_classes", "grey")
 
 
@@ -63,10 +68,22 @@ def build(config: Config, spec: Spec, training: dict[str, Any], task: type[VAE] 
     )
 
 
+def check_likelihood(config: Config) -> None:
+    """The likelihood is a known one and reads what is set for it, or a `UserError`."""
+    given = config.task
+    lookup(LIKELIHOODS, given.likelihood, "config.task.likelihood")
+    for name, (neutral, readers) in READ_BY.items():
+        if given.likelihood not in readers and given[name] != neutral:
+            raise UserError(
+                f"config.task.{name}={given[name]} is not read by likelihood={given.likelihood}; "
+                f"set it to {neutral:g}, or config.task.likelihood to {' or '.join(readers)}"
+            )
+
+
 def check(config: Config, spec: Spec) -> None:
     """The objective, the likelihood and the data fit together, or a `UserError`."""
     given = config.task
-    lookup(LIKELIHOODS, given.likelihood, "config.task.likelihood")
+    check_likelihood(config)
     lookup(dict.fromkeys(OBJECTIVES), given.objective, "config.task.objective")
     if given.objective != "elbo":
         for name, neutral in (("beta", 1.0), ("kl_warmup_steps", 0), ("free_bits", 0.0)):

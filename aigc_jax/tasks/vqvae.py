@@ -28,6 +28,7 @@ from aigc_jax.tasks.step import (
     weighted_gradient,
 )
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
+from aigc_jax.tasks.vae_config import check_likelihood
 
 
 @flax.struct.dataclass
@@ -299,8 +300,8 @@ def sections(config: Config) -> dict[str, Section]:
 def build(config: Config, spec: Spec, training: dict[str, Any]) -> VQVAE:
     """The task that a complete config describes, see `tasks.build`."""
     parts, given = sections(config), config.task
-    make = lookup(LIKELIHOODS, given.likelihood, "config.task.likelihood")
-    likelihood = make(given.std, given.components)
+    check_likelihood(config)
+    likelihood = LIKELIHOODS[given.likelihood](given.std, given.components)
     height, width, channels = image_shape(spec, parts["model.decoder"], config.model.decoder)
     check_range(spec, likelihood.low, likelihood.high, f"for likelihood={given.likelihood}")
 
@@ -313,7 +314,7 @@ def build(config: Config, spec: Spec, training: dict[str, Any]) -> VQVAE:
         parts["task"],
         "config.task",
         given,
-        encoder=module("encoder", code_dim=given.code_dim),
+        encoder=module("encoder", code_dim=given.get("code_dim", 0)),
         decoder=module("decoder", shape=(height, width, channels * likelihood.outputs)),
         **{name: training[name] for name in TRAINING},
     )

@@ -1,12 +1,16 @@
 """What does not go together is refused in one line: what was given, why, and what to set."""
 
+import jax
 import optax
 import pytest
 from runs import ROOT
 
-from aigc_jax import command_line, tasks
+from aigc_jax import command_line, members, tasks
 from aigc_jax.errors import UserError
+from aigc_jax.models.gan import ConvDiscriminator, ConvGenerator
+from aigc_jax.tasks import gan_checks
 from aigc_jax.tasks.family import Spec
+from aigc_jax.tasks.gan_task import GAN
 
 DIGITS = Spec("mnist", (28, 28, 1), (-1.0, 1.0), num_classes=10)
 UNLABELLED = DIGITS._replace(name="photos", num_classes=None)
@@ -54,6 +58,45 @@ def test_every_config_builds(spec, file):
     assert task.num_classes == (10 if "cgan" in file else 0)
 
 
+def test_spectral_norm_without_batch_norm_bounds_a_wasserstein_critic():
+    norms = {"norm": False, "spectral_norm": True}
+    given = {f"model__discriminator__{name}": value for name, value in norms.items()}
+    assert build("neutral.py", task__loss="wasserstein", **given).loss == "wasserstein"
+
+
+def test_a_penaltys_weight_may_be_that_of_several_runs():
+    config = tasks.filled(command_line.load(str(ROOT / "configs" / "gan" / "wgan_gp.py:mnist")))
+
+    def checked(weight):
+        gan_checks.check(members.at(config, {"task.penalty_weight": weight}), DIGITS)
+        return weight
+
+    jax.eval_shape(checked, 3.0)
+
+
+def test_a_class_reaches_the_one_batch_norm_after_the_dense_layer():
+    one = {"features": (8,), "class_norm": True, "norm_first": True}
+    given = {f"model__generator__{name}": value for name, value in one.items()}
+    assert build("dcgan.py", task__conditioning="projection", **given).num_classes == 10
+
+
+def test_what_does_nothing_has_its_default():
+    for key, neutral, *_ in gan_checks.SETTINGS:
+        *path, name = key.split(".")
+        made = {"task": GAN, "generator": ConvGenerator, "discriminator": ConvDiscriminator}
+        assert getattr(made[path[-1]], name) == neutral
+
+
+@pytest.mark.parametrize(
+    ("variant", "rate", "b1"), [("", 5e-5, 0.0), (":wgan", 5e-5, 0.5), (":dragan", 1e-4, 0.5)]
+)
+def test_the_neutral_optimizers_are_those_of_compare_gan(variant, rate, b1):
+    config = command_line.load(str(ROOT / "configs" / "gan" / f"neutral.py{variant}"))
+    for network in ("generator", "discriminator"):
+        given = config.optimizer[network]
+        assert (given.name, given.learning_rate, given.args.b1) == ("adam", rate, b1)
+
+
 @pytest.mark.parametrize(
     ("message", "file", "spec", "overrides"),
     [
@@ -63,6 +106,29 @@ def test_every_config_builds(spec, file):
          DIGITS, {"task__penalty": "gradient_penalty"}),
         ("no bound unless .* set config.task.weight_clip=0.01", "neutral.py", DIGITS,
          {"task__loss": "wasserstein"}),
+        ("no bound unless", "neutral.py", DIGITS,
+         {"task__loss": "wasserstein", "model__discriminator__spectral_norm": True}),
+        ("no bound unless .* config.task.penalty_weight=10", "wgan_gp.py:mnist", DIGITS,
+         {"task__penalty_weight": 0.0}),
+        ("num_classes=7 does nothing without classes.* set it to 0", "neutral.py", DIGITS,
+         {"task__num_classes": 7}),
+        ("penalty_every=16 does nothing without a penalty", "neutral.py", DIGITS,
+         {"task__penalty_every": 16}),
+        ("penalty_weight=3.0 does nothing without a penalty.* set it to 10.0", "neutral.py", DIGITS,
+         {"task__penalty_weight": 3.0}),
+        ("instance_noise_steps=9 does nothing without noise", "neutral.py", DIGITS,
+         {"task__instance_noise_steps": 9}),
+        ("auxiliary_weight=3.0 does nothing without .*=auxiliary_classifier", "cgan.py", DIGITS,
+         {"task__auxiliary_weight": 3.0}),
+        ("batch_norm=moving does nothing without batch norm in the generator; set it to standing",
+         "dense.py", DIGITS, {"task__batch_norm": "moving"}),
+        ("class_norm=True does nothing without batch norm", "dcgan.py", DIGITS, {
+            "task__conditioning": "projection",
+            "model__generator__class_norm": True,
+            "model__generator__features": (8,),
+        }),
+        ("discriminator.norm=True does nothing without a second entry", "dcgan.py", DIGITS,
+         {"model__discriminator__norm": True, "model__discriminator__features": (8,)}),
         ("no labels to smooth; set it to 0", "neutral.py:hinge", DIGITS,
          {"task__label_smoothing": 0.1}),
         ("set config.train.accumulate=1", "neutral.py", DIGITS,

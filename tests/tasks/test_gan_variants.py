@@ -8,12 +8,13 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.models import gan as models
-from aigc_jax.models.gan.layers import CONDITIONINGS
+from aigc_jax.models.gan.layers import CONDITIONINGS, SPECTRAL
 from aigc_jax.tasks.gan_judge import in_packs, in_rows, packed
 from aigc_jax.tasks.gan_losses import LOSSES
 from aigc_jax.tasks.gan_penalties import PENALTIES
 from aigc_jax.tasks.gan_task import GAN
-from aigc_jax.tasks.task import Settings, inference_state
+from aigc_jax.tasks.step import create_network, update_network
+from aigc_jax.tasks.task import Settings, first_state, inference_state
 
 KEY = jax.random.key(2)
 
@@ -169,6 +170,29 @@ def test_packs_hold_neighbours_and_a_padded_one_does_not_count(batch):
     whole = {name: x[:12] for name, x in batch.items()}
     alone = task.eval_step(state, {**whole, "mask": jnp.ones(12)}, KEY).compute()
     close(padded, alone)
+
+
+def test_an_averaged_generator_runs_under_the_singular_values_of_its_kernels():
+    generator = models.PointGenerator((2,), features=(32, 32), spectral_norm=True)
+    z, tx = jax.random.normal(KEY, (4, 3)), optax.sgd(1.0)
+    network = create_network("generator", generator.init(KEY, z, train=True), tx, ema_decay=0.99)
+
+    def used(network):  # the statistics after a call hold the values that it divided by
+        return generator.apply(network.variables(), z, train=True, mutable=[SPECTRAL])[1]
+
+    def step(network, number):
+        key = jax.random.fold_in(KEY, number)
+        grads = jax.tree.map(lambda p: 1e-3 * jax.random.normal(key, p.shape), network.params)
+        return update_network(network, grads, used(network), tx, ema_decay=0.99), None
+
+    network, _ = jax.jit(lambda n: jax.lax.scan(step, n, jnp.arange(100)))(network)
+    state = inference_state(first_state(generator=network))
+    averaged = state.networks["generator"]
+    norms = used(averaged)[SPECTRAL]
+    for number in range(3):
+        sigma = norms[f"SpectralNorm_{number}"][f"Dense_{number}/kernel/sigma"]
+        kernel = averaged.params[f"Dense_{number}"]["kernel"]
+        np.testing.assert_allclose(sigma, np.linalg.norm(kernel, ord=2), rtol=0.02)
 
 
 def test_uniform_noise_is_uniform():

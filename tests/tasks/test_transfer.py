@@ -45,6 +45,13 @@ def test_renamed_skipped_and_misfitting_ones_are_told(state):
     assert transfer(state, given).left == {"model/b/kernel": "(5,) there, (4,) here"}
 
 
+def test_statistics_begin_anew_and_it_is_told():
+    params = jax.tree.map(jnp.zeros_like, NAMED["model"])
+    variables = {"params": params, "codebook": {"sums": jnp.zeros((3, 2))}}
+    state = first_state(model=create_network("model", variables, optax.sgd(0.1)))
+    assert transfer(state, NAMED).left == {"model/codebook": "statistics begin anew"}
+
+
 def test_a_state_keeps_its_types(state):
     before = jax.tree.map(lambda x: (x.shape, x.dtype), state)
     after = jax.tree.map(lambda x: (x.shape, x.dtype), transfer(state, NAMED).state)

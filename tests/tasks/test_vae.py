@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import make_config
+from runs import ROOT, make_config
 
+from aigc_jax import command_line
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.models import vae as models
+from aigc_jax.sample import FROM_DATA, sample_chunks
 from aigc_jax.tasks.task import Settings, inference_state
 from aigc_jax.tasks.vae import VAE
+from aigc_jax.tasks.vae_config import READ_BY
+from aigc_jax.tasks.vqvae import VQVAE
 
 SHAPE = (8, 8, 1)
 
@@ -88,6 +92,52 @@ def test_reconstructions_stand_beside_their_originals(task, batch):
     assert made.shape == (4, 8, 16, 1)
     np.testing.assert_array_equal(made[:, :, :8], image)
     assert bool(jnp.all((made[:, :, 8:] > 0) & (made[:, :, 8:] < 1)))
+
+
+def test_layers_of_latents_start_from_different_weights(batch):
+    fields = {"latent_dim": 4, "features": (64,)}
+    task = VAE(
+        encoder=models.DenseEncoder(**fields),
+        decoder=models.DenseDecoder(SHAPE, features=(64,)),
+        latent_dim=4,
+        second_latent_dim=4,
+        second_encoder=models.DenseGaussian(**fields),
+        second_decoder=models.DenseGaussian(**fields),
+        tx={"model": optax.sgd(0.1)},
+    )
+    parts = jax.jit(task.init)(jax.random.key(0), batch).networks["model"].params
+    for layer in ("Dense_0", "mean"):  # of the widths that are alike
+        names = [name for name in parts if layer in parts[name]]
+        flat = [np.ravel(parts[name][layer]["kernel"])[:256] for name in names]
+        alike = np.corrcoef(flat) - np.eye(len(names))
+        assert np.abs(alike).max() < 0.5, (layer, names)
+
+
+@pytest.mark.parametrize("kind", FROM_DATA)
+def test_what_is_made_from_images_has_their_labels(kind):
+    experiment = Experiment(make_config("configs/vae/cvae.py:smoke"), devices=jax.devices()[:1])
+    with pytest.raises(UserError, match=f"--labels: {kind} have the labels of their images"):
+        sample_chunks(experiment, Settings(kind), 4, 0, labels=(3,))
+
+
+@pytest.mark.parametrize(
+    ("arg", "objective", "draws"),
+    [
+        ("", "iwae", 5),
+        ("smoke", "elbo", 1),
+        ("smoke-dreg5", "dreg", 5),
+        ("short-iwae5", "iwae", 5),
+        ("2layers-vae50-short", "elbo", 50),
+    ],
+)
+def test_parts_of_burdas_argument_stand_in_any_order(arg, objective, draws):
+    task = command_line.load(f"{ROOT}/configs/vae/burda.py:{arg}").task
+    assert (task.objective, task.draws) == (objective, draws)
+
+
+def test_a_second_objective_is_refused():
+    with pytest.raises(UserError, match=':iwae5-dreg5" has two objectives'):
+        command_line.load(f"{ROOT}/configs/vae/burda.py:iwae5-dreg5")
 
 
 def test_a_traversal_moves_one_dimension_of_an_image_and_starts_with_what_says_most(task, batch):
@@ -168,9 +218,19 @@ REFUSED = {
     "dreg of two layers": (
         {"task__objective": "dreg", "task__second_latent_dim": 2}, "is for one layer of latents"
     ),
+    "std of bernoulli": ({"task__std": 0.5}, "is not read by likelihood=bernoulli; set it to 0.1"),
+    "components of one": (
+        {"task__likelihood": "discretized_logistic", "task__components": 9},
+        "components=9 is not read by .* set it to 5, or config.task.likelihood to discretized_log",
+    ),
     "activation": ({"model__encoder__activation": "tahn"}, '"tahn"; did you mean "tanh"'),
     "draws": ({"task__draws": 0}, "a whole number from 1 to"),
 }  # fmt: skip
+
+
+def test_what_a_likelihood_does_not_read_has_its_default():
+    for name, (neutral, _) in READ_BY.items():
+        assert getattr(VAE, name) == getattr(VQVAE, name) == neutral
 
 
 @pytest.mark.parametrize("name", REFUSED)

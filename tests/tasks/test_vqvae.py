@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import make_config
+from runs import ROOT, make_config
 
+from aigc_jax import command_line, tasks
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
 from aigc_jax.models import vae as models
 from aigc_jax.ops.codebook import Usage, codes_of
+from aigc_jax.tasks.family import Spec
 from aigc_jax.tasks.task import Settings, inference_state
 from aigc_jax.tasks.vqvae import VQVAE
 
@@ -106,6 +108,15 @@ def test_perplexity_is_of_the_split_and_not_a_mean_over_batches(task, batch, fir
     share = np.bincount(np.asarray(codes).ravel(), minlength=8) / codes.size
     entropy = -sum(p * np.log(p) for p in share if p)
     np.testing.assert_allclose(whole["perplexity"], np.exp(entropy), rtol=1e-5)
+
+
+def test_a_config_without_the_length_of_a_code_is_refused():
+    config = tasks.filled(command_line.load(str(ROOT / "configs/vae/vqvae.py:smoke")))
+    with config.unlocked():
+        del config.task["code_dim"]
+    spec = Spec("digits", (8, 8, 1), (0.0, 1.0), binary=True)
+    with pytest.raises(UserError, match=r"config\.task\.code_dim is missing"):
+        tasks.build(config, spec, {"model": optax.sgd(0.1)})
 
 
 def test_samples_are_refused_and_reconstructions_made(task, batch, first):
