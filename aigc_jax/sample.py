@@ -2,9 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
-import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,8 +197,8 @@ def generate(
         mirror = held.enter_context(Mirror(workdir))
         folder = mirror.folder / "generated"
         if tokenizer is not None:
-            check_room(out or folder, num, settings.max_new_tokens)
-        stem = out or new_stem(folder, settings.kind, step, seed, told)
+            writers.check_room(out or folder, num, settings.max_new_tokens)
+        stem = out or writers.new_stem(folder, settings.kind, step, seed, told)
         if npz and is_lead():
             keep = held.enter_context(writing_arrays(npz, num, overwrite=overwrite))
         for samples in make(state):
@@ -223,18 +220,6 @@ def generate(
             result["text"] = shown
             show_text(shown)
     return result
-
-
-def check_room(path: Path, num: int, tokens: int) -> None:
-    """The disk has room for texts of so many tokens, a byte each at least, or a `UserError`: it is
-    known before the first of them is made, which may take hours."""
-    there = next(folder for folder in path.absolute().parents if folder.is_dir())
-    needed, free = num * tokens, shutil.disk_usage(there).free
-    if needed > free:
-        raise UserError(
-            f"{num:,} texts of {tokens:,} tokens take {needed / 1e9:,.0f} GB or more, and "
-            f"{free / 1e9:,.0f} GB are free in {there}; use a smaller --num or --max_new_tokens"
-        )
 
 
 def writes_texts(experiment: Experiment) -> bool:
@@ -397,15 +382,3 @@ def check_labels(experiment: Experiment, labels: Sequence[int], kind: str = "sam
     for label in labels:
         if not 0 <= label < classes:
             raise UserError(f"--labels: there is no class {label}; give 0 to {classes - 1}")
-
-
-def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, Any]) -> Path:
-    """A name for new files that says what shaped them; numbered where there are such files."""
-    name = writers.file_stem(kind, step, seed, settings)
-    taken = {path.name for path in folder.glob(f"{name}*")} if folder.is_dir() else set()
-
-    def free(stem: str) -> bool:
-        return not any(re.fullmatch(rf"{re.escape(stem)}(-\d+-\d+)?\.\w+", n) for n in taken)
-
-    stems = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
-    return folder / next(stem for stem in stems if free(stem))

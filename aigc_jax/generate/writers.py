@@ -1,6 +1,9 @@
 """Samples as files. Each is whole or not there, and none takes the place of another unasked."""
 
 import contextlib
+import itertools
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from aigc_jax.atomic import refuse_existing, replacing
+from aigc_jax.errors import UserError
 from aigc_jax.generate.pictures import grid, scatter, to_bytes
 
 PAGE = 100
@@ -194,3 +198,27 @@ def _whole(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         yield partial
+
+
+def check_room(path: Path, num: int, tokens: int) -> None:
+    """The disk has room for texts of so many tokens, a byte each at least, or a `UserError`: it is
+    known before the first of them is made, which may take hours."""
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    needed, free = num * tokens, shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"{num:,} texts of {tokens:,} tokens take {needed / 1e9:,.0f} GB or more, and "
+            f"{free / 1e9:,.0f} GB are free in {there}; use a smaller --num or --max_new_tokens"
+        )
+
+
+def new_stem(folder: Path, kind: str, step: int, seed: int, settings: Mapping[str, Any]) -> Path:
+    """A name for new files that says what shaped them; numbered where there are such files."""
+    name = file_stem(kind, step, seed, settings)
+    taken = {path.name for path in folder.glob(f"{name}*")} if folder.is_dir() else set()
+
+    def free(stem: str) -> bool:
+        return not any(re.fullmatch(rf"{re.escape(stem)}(-\d+-\d+)?\.\w+", n) for n in taken)
+
+    stems = (name if i == 1 else f"{name}-{i}" for i in itertools.count(1))
+    return folder / next(stem for stem in stems if free(stem))

@@ -29,15 +29,7 @@ from aigc_jax.tasks.step import (
     update_network,
     weighted_gradient,
 )
-from aigc_jax.tasks.task import (
-    Batch,
-    Metrics,
-    Network,
-    Samples,
-    Settings,
-    TrainState,
-    first_state,
-)
+from aigc_jax.tasks.task import Batch, Metrics, Network, Samples, Settings, TrainState, first_state
 
 STANDING, STANDING_BATCH = 2048, 128  # draws of z for the generator's standing statistics
 
