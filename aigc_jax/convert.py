@@ -29,7 +29,7 @@ from aigc_jax.resume import (
 )
 from aigc_jax.run.checkpoint import Checkpoints
 from aigc_jax.run.environment import environment
-from aigc_jax.run.files import read_config, write_json
+from aigc_jax.run.files import read_config, write_bytes, write_json
 from aigc_jax.run.lock import Lock
 from aigc_jax.run.mirror import Mirror
 from aigc_jax.run.observe import echo
@@ -46,7 +46,8 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
 
     It generates and evaluates like any other, other runs start from it (`train.init_from`), and
     `aigc train --workdir=WORKDIR` trains it on. Its data are numbers until a text is named. What
-    the files lack, as a sentence encoder lacks a head for masked tokens, is drawn and named.
+    the files lack, as a sentence encoder lacks a head for masked tokens, or a tokenizer a mask, is
+    drawn and named.
 
     Args:
         source: a directory, or a name on the hub.
@@ -62,6 +63,7 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     check_new(workdir)
     directory = hf.locate(source)
     found = hf.read(directory)
+    hf.check_generation(directory)
     files = [directory / name for name in (hf.CONFIG, hf.GENERATION, *hf.TOKENIZER_FILES)]
     folder = workdir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,11 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
     experiment = Experiment(config)
     tree = stack_layers(found.parameters) if scan_layers else found.parameters
     tree = jax.tree.map(np.asarray, tree)
-    made = transfer(experiment.init(), {"model": tree})
+    state = experiment.init()
+    if experiment.task.model.vocab_size > found.fields["vocab_size"]:
+        tree = _with_mask(tree, state.networks["model"].params)
+        echo(f"drawn, for the tokenizer of {directory} has none: the mask, as the last token")
+    made = transfer(state, {"model": tree})
     if made.left:
         echo(f"drawn, for {directory} has no such parameters: {', '.join(made.left)}")
     begin(experiment, made.state, workdir)
@@ -80,8 +86,15 @@ def import_model(source: str, workdir: Path, *, scan_layers: bool = False) -> di
         "imported": str(directory),
         "workdir": str(workdir),
         "model": found.fields,
-        "parameters": sum(x.size for x in jax.tree.leaves(tree)),
+        "parameters": sum(x.size for x in jax.tree.leaves(found.parameters)),
     }
+
+
+def _with_mask(tree: dict[str, Any], drawn: Any) -> dict[str, Any]:
+    """The parameters of a BERT, with what was drawn for its last tokens behind what it has."""
+    tables = [name for name in ("token_embedding", "mlm_bias") if name in tree]
+    more = {name: np.asarray(drawn[name])[len(tree[name]) :] for name in tables}
+    return tree | {name: np.concatenate([tree[name], more[name]]) for name in tables}
 
 
 def check_new(workdir: Path) -> None:
@@ -127,6 +140,11 @@ def import_adapters(directory: Path, workdir: Path, base: Path) -> dict[str, Any
     given, scale = other_parameters(str(base))
     own = unstack_layers(merged(given["model"], scale))
     read = peft.read(directory, _stored_model(begun), own)
+    if config.model.scan_layers and peft.of_some_blocks(read.lora):
+        raise UserError(
+            f"{directory / peft.WEIGHTS} adapts some blocks and not others, and --base={base} has "
+            "its blocks in one loop; import that base without --scan_layers"
+        )
     values = {name: x for name, x in read.lora._asdict().items() if name != "network"}
     with config.unlocked():
         config.train.lora, config.train.init_from = values, str(base.absolute())
@@ -202,11 +220,11 @@ def export_model(config: Config, workdir: Path, out: Path, *, best: bool = False
     Args:
         config: of the run.
         workdir: of the run.
-        out: a new directory, or one that holds no model.
+        out: a new directory, or one that holds no run and no model.
         best: take the checkpoint that `config.train.best` kept rather than the newest.
 
     Raises:
-        UserError: no checkpoint, another kind of model, or `out` holds a model.
+        UserError: no checkpoint, another kind of model, or `out` holds a run or a model.
     """
     _check_out(out)
     experiment = experiment_of(config, workdir)
@@ -254,19 +272,23 @@ def _write(
     hf.write(out, kind, model, parameters, config_more, generation)
     for name in hf.TOKENIZER_FILES:
         if folder is not None and (folder / name).is_file():
-            shutil.copyfile(folder / name, out / name)
+            write_bytes(out / name, (folder / name).read_bytes())
     if folder is None and isinstance(tokenizer, SubwordTokenizer):
         if kind == "bert":
             tokenizer = tokenizer.with_mask(model.vocab_size)
-        (out / "tokenizer.json").write_text(tokenizer.definition, encoding="utf-8")
+        write_bytes(out / "tokenizer.json", tokenizer.definition.encode())
         write_json(out / "tokenizer_config.json", tokenizer.described())
     return sorted(path.name for path in out.iterdir() if path.is_file())
 
 
 def _check_out(out: Path) -> None:
-    for name in (hf.WEIGHTS, peft.WEIGHTS):
-        if (out / name).exists():
-            raise UserError(f"{out} holds a model already ({name}); give another --out")
+    """No run and no model is in a directory, or a `UserError`."""
+    if (out / "checkpoints").exists():
+        raise UserError(f"{out} holds a run (checkpoints); give another --out")
+    names = (hf.WEIGHTS, hf.INDEX, peft.WEIGHTS, peft.CONFIG, hf.CONFIG)
+    found = [name for name in names if (out / name).exists()]
+    if found := found or sorted(path.name for path in out.glob("*.bin")):
+        raise UserError(f"{out} holds a model already ({found[0]}); give another --out")
 
 
 def _stored_model(experiment: Experiment) -> Any:

@@ -1,5 +1,6 @@
 """Evaluations: what a config's `evals` measure, each value with its protocol."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from aigc_jax.config import Config, best_metric
-from aigc_jax.data.text_size import TextSize
+from aigc_jax.data.text_size import LOSSY, TextSize, loses
 from aigc_jax.errors import UserError, lookup, printable
 from aigc_jax.evaluations.classification import classification
 from aigc_jax.evaluations.distribution import distribution
@@ -96,7 +97,8 @@ def text_size_of(experiment: Experiment, name: str) -> TextSize | None:
 def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Callable]:
     """How the examples of the split spread: of each value that the task predicts for an example
     its mean, the mean's standard error, and the 5th, 50th and 95th percentile. Of a text bits per
-    byte, as `mean`: the examples are of one length."""
+    byte, as `mean`: the examples are of one length. One that has nothing to predict, as the words
+    of a user in a dialogue, is left out."""
     feed = eval_feed(experiment, name)
     state = inference_state(experiment.abstract_run)
     shapes = jax.eval_shape(lambda s, f: predict(experiment, s, f)[0], state, feed.at(0))
@@ -118,7 +120,11 @@ def per_example(experiment: Experiment, name: str) -> tuple[tuple[str, ...], Cal
             for n in names:
                 parts[n].append(values[n])
         columns = {n: np.concatenate(part).astype(np.float64) for n, part in parts.items()}
-        found = {f"{n}_{s}": float(f(x)) for n, x in columns.items() for s, f in summaries.items()}
+        found = {
+            f"{n}_{s}": float(f(x)) if len(x) else math.nan
+            for n, x in columns.items()
+            for s, f in summaries.items()
+        }
         return {**found, **more(found.get("loss_mean", 0.0))}
 
     return (*(f"{n}_{s}" for n in names for s in summaries), *more(0.0)), evaluate
@@ -159,14 +165,18 @@ def eval_feed(experiment: Experiment, name: str) -> EvalFeed:
 
 
 def predict(experiment: Experiment, state: TrainState, feed: dict) -> tuple[dict, Any]:
-    """What the task predicts for each example of an evaluation batch, and their mask. Pure."""
+    """What the task predicts for each example of an evaluation batch, and their mask, 0 for one of
+    which nothing is to be predicted. Pure."""
     batch, key = experiment.eval_batch(state.seed, feed)
-    return experiment.task.predict(state, batch, key), batch["mask"]
+    predicts = getattr(experiment.task, "predicts", None)  # not every family has it
+    mask = batch["mask"] if predicts is None else batch["mask"] * predicts(batch)
+    return experiment.task.predict(state, batch, key), mask
 
 
 def predictions(experiment: Experiment, state: TrainState, name: str) -> Iterator[dict]:
-    """What the task predicts for every example of an evaluation's split, in the split's order:
-    numpy arrays `[examples, ...]`, a batch at a time, the same on every process.
+    """What the task predicts for the examples of an evaluation's split, in the split's order: numpy
+    arrays `[examples, ...]`, a batch at a time, the same on every process. Examples of which
+    nothing is to be predicted are left out.
 
     For values over sets: only what is made of them need be kept.
     """
@@ -334,6 +344,11 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
     settings = config.evals[name]
     average = settings.parameters == "average" and config.train.ema_decay > 0
     text = text_size_of(experiment, name)
+    every = getattr(experiment.task, "predicts_every_token", False)
+    lossy = every and data.tokenizer is not None and loses(data.tokenizer)
+    replies = "tokens of replies" + (
+        ", in examples that hold some" if settings.type == "per_example" else ""
+    )
     return {
         "type": settings.type,
         "data": f"{data.name}/{data.split}",
@@ -342,8 +357,8 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "precision": config.train.precision,
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
-        **({"text": text.card()} if text else {}),
-        **({"counted": "tokens of replies"} if "weights" in data.features else {}),
+        **({"text": text.card()} if text else {"text": LOSSY} if lossy else {}),
+        **({"counted": replies} if "weights" in data.features else {}),
         **({"vary": config.train.vary} if config.train.vary else {}),
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],

@@ -60,7 +60,7 @@ def make(
         rate = lambda updates: schedule(updates // updates_per_step)  # noqa: E731
     tx = row.factory(rate, **args)
     if row.norms:
-        inside = args | dict.fromkeys(row.masks, functools.partial(matrices, stacked=("qkv",)))
+        inside = args | dict.fromkeys(row.masks, functools.partial(matrices, stacked=SIDE_BY_SIDE))
         tx = by_layer(tx, row.factory(rate, **inside))
     tx = in_bfloat16(tx) if config.state_dtype == "bfloat16" else tx
     if config.clip_norm:
@@ -93,8 +93,9 @@ def defaults(name: Any, key: str = "optimizer.name") -> dict[str, Any]:
 
 
 # Names below which arrays have a leading axis of their own, one entry per layer or per projection:
-# the blocks of a scanned transformer, and queries, keys and values in one kernel.
-STACKED = ("blocks", "qkv")
+# queries, keys and values in one kernel, and the blocks of a scanned transformer.
+SIDE_BY_SIDE = ("qkv", "key_value", "cross_key_value")
+STACKED = ("blocks", *SIDE_BY_SIDE)
 
 
 def matrices(params, stacked: tuple[str, ...] = STACKED):
@@ -114,7 +115,8 @@ def matrices(params, stacked: tuple[str, ...] = STACKED):
 def _stacked(path, names: tuple[str, ...] = STACKED) -> int:
     """How many leading axes of the array at `path` only count arrays."""
     found = [getattr(part, "key", None) for part in path]
-    shared = found[-2:] == ["lora", "a"] and "qkv" in found and "qkv" in names  # all three read it
+    parts = {*SIDE_BY_SIDE} & {*found} & {*names}
+    shared = found[-2:] == ["lora", "a"] and bool(parts)  # which all of them read
     return sum(name in names for name in found) - shared
 
 
@@ -131,15 +133,22 @@ def by_layer(
     """
     mapped = optax.GradientTransformation(jax.vmap(inside.init), jax.vmap(inside.update))
 
-    def label(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "layers" if _stacked(path, ("blocks",)) else "rest", params
-        )
+    def label(path, _) -> str:
+        """One for each stack of layers, as those of an encoder and of a decoder: they may differ in
+        their number."""
+        names = [str(getattr(part, "key", "")) for part in path]
+        if "blocks" not in names:
+            return "rest"
+        return "_".join(["layers", *names[: names.index("blocks")]])
 
-    both = optax.partition({"layers": mapped, "rest": tx}, label)
+    def labels(params):
+        return jax.tree_util.tree_map_with_path(label, params)
 
     def chosen(params):
-        return both if "blocks" in params else tx  # as it was, where nothing is stacked
+        stacks = {*jax.tree.leaves(labels(params))} - {"rest"}
+        if not stacks:
+            return tx  # as it was, where nothing is stacked
+        return optax.partition({"rest": tx, **dict.fromkeys(stacks, mapped)}, labels)
 
     return optax.GradientTransformation(
         lambda params: chosen(params).init(params),

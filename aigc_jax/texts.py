@@ -13,6 +13,7 @@ from aigc_jax.data.roles import RoleTokenizer
 from aigc_jax.errors import UserError, printable
 from aigc_jax.experiment import Experiment
 from aigc_jax.generate.options import Options, make
+from aigc_jax.generate.stop_strings import added_text
 from aigc_jax.generate.text import Text, TextGenerator, beyond_context
 from aigc_jax.parallel.mesh import batch_shards
 from aigc_jax.parallel.sharding import batch_sharding
@@ -67,7 +68,8 @@ class Texts:
         """
         Args:
             experiment: of the run, its tokenizer known.
-            workdir: of the run; of an imported model it says which tokens end a text.
+            workdir: of the run; of an imported model it says which tokens end a text, otherwise
+                the tokenizer does, if it has one that ends documents.
             given: options by name, see `generate.options.Options`; None stands for the default.
             prompts: texts to go on from; none starts anew, from token 0. In a dialogue they are
                 what the user says, and a text is the reply.
@@ -90,11 +92,12 @@ class Texts:
             )
         given = {name: value for name, value in given.items() if value is not None}
         if "eos_token_id" not in given:
-            ends = read_optional(workdir / GENERATION).get("eos_token_id")
-            ends = [ends] if isinstance(ends, int) else ends or []
-            if isinstance(tokenizer, RoleTokenizer):
-                ends = [tokenizer.end_token]
-            given["eos_token_id"] = [end for end in ends if 0 <= end < model.vocab_size]
+            stored = read_optional(workdir / GENERATION).get("eos_token_id")
+            if isinstance(tokenizer, RoleTokenizer) or stored is None:
+                stored = getattr(tokenizer, "end_token", None)
+            ends = stored if isinstance(stored, list) else [stored]
+            numbers = [x for x in ends if isinstance(x, int) and not isinstance(x, bool)]
+            given["eos_token_id"] = [end for end in numbers if 0 <= end < model.vocab_size]
         self.options: Options = make(given, model.vocab_size, stream)
         if num and self.options.num_return_sequences > 1:
             raise UserError(
@@ -161,11 +164,11 @@ class Texts:
                 if token is None:
                     break
                 tokens.append(token)
-                text = self._decode(np.asarray(tokens))
+                text = added_text(self.prompts[0], np.asarray(tokens, np.int32), self._decode)
                 if not text.endswith("�"):
                     yield text[len(told) :]
                     told = text
-        yield self._decode(np.asarray(tokens, np.int32))[len(told) :]
+        yield added_text(self.prompts[0], np.asarray(tokens, np.int32), self._decode)[len(told) :]
 
     def _placed(self, state: TrainState):
         """The parameters, and the mesh to be set while they are used. Few texts are for one device:

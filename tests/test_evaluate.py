@@ -1,5 +1,7 @@
 """An evaluation's values depend on what its protocol says and on nothing else."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,26 @@ def test_unknown_types_and_parameters_are_refused():
         config.evals["eval"][key] = value
         with pytest.raises(UserError, match=message):
             make_evaluations(Experiment(config))
+
+
+def test_examples_without_anything_to_predict_have_no_part_in_the_spread(tmp_path):
+    """A window inside the words of a user: its loss is not 0, it has none."""
+    words = "The quick brown fox jumps over the lazy dog, again and again."
+    turns = [{"role": "user", "content": words}, {"role": "assistant", "content": "No."}]
+    (tmp_path / "chats.jsonl").write_text(f"{json.dumps(turns)}\n" * 40)
+    config = make_config("gpt", data__source=str(tmp_path / "chats.jsonl"))
+    config.data.documents, config.data.eval_split = "messages", "validation"
+    config.data.split = "train"
+    with config.unlocked():
+        config.evals.spread = evaluation("per_example")
+        del config.evals["eval"]
+    experiment = Experiment(config, devices=jax.devices()[:1])
+    data = experiment.eval_split("spread")
+    counted = data.fetch(np.arange(data.size))["weights"].any(axis=1)
+    assert 0 < counted.sum() < data.size
+    evaluations = make_evaluations(experiment)
+    assert evaluations["spread"].card["counted"] == "tokens of replies, in examples that hold some"
+    values = Evaluator(experiment, evaluations)(experiment.init(), evaluations)
+    guess = np.log(experiment.task.model.vocab_size)  # every loss of an untrained model is about it
+    for name in ("mean", "p05", "p50", "p95"):
+        assert values[f"spread/loss_{name}"] == pytest.approx(guess, rel=0.2)

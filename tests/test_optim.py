@@ -12,7 +12,6 @@ import pytest
 from aigc_jax import optim
 from aigc_jax.config import optimizer, steps
 from aigc_jax.errors import UserError
-from aigc_jax.models.transformer.stacking import stack_layers, unstack_layers
 from aigc_jax.ranges import Range
 
 
@@ -157,33 +156,6 @@ def first_update(name, **kwargs):
 
 def by_path(tree):
     return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
-def test_stacked_layers_are_updated_as_layers_of_their_own(name):
-    decay = 0.01 if optim.OPTIMIZERS[name].decay else 0.0
-    tx, _ = make(name, 0.1, weight_decay=decay, schedule="linear", warmup="2 steps")
-    layers = {
-        "embedding": jnp.linspace(1.0, 2.0, 20).reshape(5, 4),
-        **{
-            f"blocks_{i}": {"qkv": {"kernel": scale * jnp.stack([HIDDEN] * 3)}, "mlp": {
-                "kernel": scale * HIDDEN, "bias": scale * jnp.ones(6)}}
-            for i, scale in enumerate([1.0, 5.0, 0.1])
-        },
-    }  # fmt: skip
-
-    def train(params):
-        state = tx.init(params)
-        for _ in range(3):
-            grads = jax.tree.map(lambda p: jnp.sin(3 * p), params)
-            updates, state = jax.jit(tx.update)(grads, state, params)
-            params = optax.apply_updates(params, updates)
-        return params
-
-    expected, found = train(layers), unstack_layers(train(stack_layers(layers)))
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-5, atol=1e-6), found, expected
-    )
 
 
 def test_muon_makes_matrices_orthogonal_and_the_rest_is_adamws():

@@ -1,5 +1,6 @@
 """How much text some tokens stand for: what turns nats per token into bits per byte."""
 
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -10,6 +11,11 @@ from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.data.tokenizer import ByteTokenizer, CharTokenizer, IdTokenizer, Tokenizer
 
 _CHUNK = 1 << 22  # tokens counted at a time
+# What a `tokenizer.json` may do to a text before it is cut into pieces, so that the text comes back
+# (NFC writes the same characters in another way).
+_KEEPING = {"ByteLevel", "Digits", "Metaspace", "NFC", "Prepend", "Punctuation", "Split"}
+_KEEPING |= {"UnicodeScripts"}
+LOSSY = "no bits per byte or character: the tokenizer does not give every text back as it was"
 
 
 class TextSize(NamedTuple):
@@ -54,7 +60,8 @@ def text_size(
     ids: Integer[np.ndarray, "length"],
     left_out: Bool[np.ndarray, "length"] | None = None,
 ) -> TextSize | None:
-    """The size of the text of some tokens; None of tokens that stand for no text.
+    """The size of the text of some tokens; None of tokens that stand for no text, or that do not
+    give back the text that they were made of: unknown ones, and all of a `loses` tokenizer.
 
     Characters, bytes and pieces of bytes are counted token by token: a character that a token is
     only a part of counts by the bytes that are there, and as one character if its first is. Tokens
@@ -67,6 +74,8 @@ def text_size(
             document, which is predicted from nothing.
     """
     if isinstance(tokenizer, IdTokenizer) or not len(ids):
+        return None
+    if loses(tokenizer) or (ids == _unknown(tokenizer)).any():
         return None
     counted = ids if left_out is None else ids[~left_out]
     table = _of_each(tokenizer)
@@ -82,6 +91,47 @@ def text_size(
             num_bytes, characters = num_bytes - alone[0], characters - alone[1]
     size = TextSize(len(counted), num_bytes, characters)
     return size if num_bytes > 0 and characters > 0 else None
+
+
+def loses(tokenizer: Tokenizer) -> bool:
+    """Whether a text may not come back as it was, e.g. without capitals or double spaces."""
+    if not isinstance(tokenizer, SubwordTokenizer):
+        return False
+    parts = json.loads(tokenizer.definition)
+    if not parts.get("decoder"):  # tokens come back with a space between any two
+        return True
+    steps = [*_steps(parts.get("normalizer")), *_steps(parts.get("pre_tokenizer"))]
+    return not all(map(_keeps, steps))
+
+
+def _steps(part: Any) -> list[dict[str, Any]]:
+    """Of a normalizer or a pre-tokenizer, one after the other."""
+    if not part:
+        return []
+    inside = part.get("normalizers") or part.get("pretokenizers")
+    if part.get("type") != "Sequence":
+        return [part]
+    return [step for one in inside or [] for step in _steps(one)]
+
+
+def _keeps(step: dict[str, Any]) -> bool:
+    if step.get("type") == "Replace":  # as the decoder replaces it again
+        return step.get("pattern") == {"String": " "} and step.get("content") == "▁"
+    return step.get("type") in _KEEPING and step.get("behavior") != "Removed"
+
+
+def _unknown(tokenizer: Tokenizer) -> int:
+    """The token for what the vocabulary lacks; -1 for none."""
+    if not isinstance(tokenizer, SubwordTokenizer):
+        return -1
+    parts = json.loads(tokenizer.definition)
+    model = parts.get("model", {})
+    if model.get("unk_token") is None:
+        return -1 if model.get("unk_id") is None else model["unk_id"]
+    added = {one["content"]: one["id"] for one in parts.get("added_tokens") or ()}
+    vocabulary = model.get("vocab")
+    known = vocabulary if isinstance(vocabulary, dict) else {}
+    return added.get(model["unk_token"], known.get(model["unk_token"], -1))
 
 
 def _of_each(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray] | None:

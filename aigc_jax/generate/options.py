@@ -44,7 +44,8 @@ class Options:
         repetition_penalty: logits of tokens that the text or its prompt holds are divided by it,
             negative ones multiplied (Keskar et al. 2019, section 4.1); 1: none.
         no_repeat_ngram_size: no sequence of so many tokens comes twice; 0: any may.
-        bad_words_ids: sequences of tokens that do not come.
+        bad_words_ids: sequences of tokens that do not come. One that is a single end token is none
+            of them: `min_new_tokens` is for that.
         num_beams: of beam search; 1: none.
         length_penalty: a beam's score is the sum of its log-probabilities divided by its new tokens
             to this power.
@@ -154,6 +155,7 @@ def _check_together(options: Options, changed: set[str], stream: bool) -> None:
             "streaming": stream,
             "prompt_lookup_num_tokens": options.prompt_lookup_num_tokens,
             "stop_strings": options.stop_strings,
+            "log_probs": options.log_probs,
         }
         for name, asked in refused.items():
             if asked:
@@ -176,7 +178,7 @@ def _check_together(options: Options, changed: set[str], stream: bool) -> None:
         if options.do_sample:
             raise UserError("prompt_lookup_num_tokens and do_sample=True do not go together")
         alone = ("repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "min_new_tokens")
-        for name in (*alone, "stop_strings"):
+        for name in (*alone, "stop_strings", "log_probs"):
             if name in changed:
                 raise UserError(f"prompt_lookup_num_tokens and {name} do not go together")
         if stream:

@@ -32,11 +32,11 @@ class Rules(NamedTuple):
 def make_rules(options: Options) -> Rules:
     """The rules that are asked for. Numbers of words and of ends are rounded up to powers of two,
     so that another list often finds its program compiled."""
-    words = None
-    if options.bad_words_ids:
-        length = _power(max(map(len, options.bad_words_ids)))
-        words = np.full((_power(len(options.bad_words_ids)), length), -1, np.int32)
-        for row, word in zip(words, options.bad_words_ids):
+    words, ends_alone = None, {(end,) for end in options.eos_token_id}
+    if bad := [word for word in options.bad_words_ids if word not in ends_alone]:
+        length = _power(max(map(len, bad)))
+        words = np.full((_power(len(bad)), length), -1, np.int32)
+        for row, word in zip(words, bad):
             row[length - len(word) :] = word
         words = jnp.asarray(words)
     ends = np.full(_power(max(1, len(options.eos_token_id))), -1, np.int32)

@@ -9,11 +9,33 @@ from jaxtyping import Array, Bool, Int
 
 from aigc_jax.generate.decode import State
 
+NEIGHBOURS = 16
+"""Tokens of a prompt, its last, that what is added is read behind."""
+
+
+def added_text(
+    prompt: Int[np.ndarray, "length"],
+    new: Int[np.ndarray, "new"],
+    decode: Callable[[np.ndarray], str],
+) -> str:
+    """What new tokens add to the text of a prompt: some begin with a space that is not said where
+    they stand at the beginning of a text.
+
+    Args:
+        prompt: tokens.
+        new: behind them.
+        decode: the text of some tokens.
+    """
+    near = np.asarray(prompt[-NEIGHBOURS:], np.int32)
+    before, both = decode(near), decode(np.concatenate([near, new]))
+    # Not so where the prompt ends inside a character.
+    return both[len(before) :] if both.startswith(before) else decode(new)
+
 
 def with_stops(
     state: State,
     column: int,
-    prompts: int,
+    prompts: Sequence[np.ndarray],
     stops: Sequence[str],
     decode: Callable[[np.ndarray], str],
 ) -> Bool[Array, "rows"]:
@@ -22,31 +44,39 @@ def with_stops(
     Args:
         state: of the texts so far.
         column: of the first new token.
-        prompts: how many of the rows are asked for; the others go with the last of them.
+        prompts: of the rows that are asked for; the others go with the last of them.
         stops: the strings.
         decode: the text of some tokens.
     """
     tokens, lengths, ended = jax.device_get((state.tokens, state.lengths, state.ended))
     ended = ended.copy()
-    for row in range(len(ended)):
-        if row >= prompts:
-            ended[row] = ended[prompts - 1]
-        elif not ended[row]:
+    for row, prompt in enumerate(prompts):
+        if not ended[row]:
             new = tokens[row, column : column + lengths[row]]
-            ended[row] = any(stop in decode(new) for stop in stops)
+            text = added_text(prompt, new, decode)
+            ended[row] = any(stop in text for stop in stops)
+    ended[len(prompts) :] = ended[len(prompts) - 1]
     return jnp.asarray(ended)
 
 
 def length_until(
-    new: Int[np.ndarray, "new"], stops: Sequence[str], decode: Callable[[np.ndarray], str]
+    prompt: Int[np.ndarray, "length"],
+    new: Int[np.ndarray, "new"],
+    stops: Sequence[str],
+    decode: Callable[[np.ndarray], str],
 ) -> int:
-    """How many tokens there are up to and with the one that completes a stop string."""
-    if not any(stop in decode(new) for stop in stops):
+    """How many of the new tokens there are up to and with the one that completes a stop string."""
+
+    def holds_one(count: int) -> bool:
+        text = added_text(prompt, new[:count], decode)
+        return any(stop in text for stop in stops)
+
+    if not holds_one(len(new)):
         return len(new)
     low, high = 1, len(new)
     while low < high:
         middle = (low + high) // 2
-        if any(stop in decode(new[:middle]) for stop in stops):
+        if holds_one(middle):
             high = middle
         else:
             low = middle + 1

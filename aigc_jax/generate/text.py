@@ -166,7 +166,7 @@ class TextGenerator:
             if until >= total:
                 break
             if options.stop_strings and decode is not None:
-                ended = with_stops(state, batch.columns, len(prompts), options.stop_strings, decode)
+                ended = with_stops(state, batch.columns, prompts, options.stop_strings, decode)
                 state = state._replace(ended=ended)
             if (every or options.stop_strings) and bool(state.ended.all()):
                 break
@@ -183,7 +183,7 @@ class TextGenerator:
         for row, prompt in enumerate(prompts):
             new = tokens[row, batch.columns : batch.columns + lengths[row]]
             if options.stop_strings and decode is not None:
-                new = new[: length_until(new, options.stop_strings, decode)]
+                new = new[: length_until(prompt, new, options.stop_strings, decode)]
             kept = None if log_probs is None else log_probs[row, : len(new)]
             found.append(Text(np.concatenate([prompt, new]).astype(np.int32), len(new), kept))
         return found

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from aigc_jax.errors import UserError, nearest, printable
+from aigc_jax.errors import UserError, printable
 from aigc_jax.interop.mapping import (
     Place,
+    activation,
     norm,
+    number,
     same,
     to_parameters,
     to_tensors,
@@ -21,6 +23,7 @@ from aigc_jax.interop.mapping import (
     whole_number,
 )
 from aigc_jax.models.transformer import BERT
+from aigc_jax.ranges import POSITIVE, Range
 
 TASK, MODEL = "masked_lm", BERT
 ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
@@ -134,12 +137,6 @@ def model_fields(stored: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
             f'config.json: position_embedding_type="{printable(positions)}"; only "absolute" can '
             "be read"
         )
-    activation = stored.get("hidden_act", "gelu")
-    if activation not in MLPS:
-        raise UserError(
-            f'config.json: hidden_act="{printable(activation)}" is not known'
-            f"{nearest(str(activation), MLPS)}"
-        )
     embed_dim = whole_number(stored, "hidden_size", 768)
     num_heads = whole_number(stored, "num_attention_heads", 12)
     if embed_dim % num_heads:
@@ -156,9 +153,9 @@ def model_fields(stored: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -
         "num_heads": num_heads,
         "embed_dim": embed_dim,
         "mlp_dim": 0 if mlp_dim == 4 * embed_dim else mlp_dim,
-        "mlp": MLPS[activation],
-        "norm_eps": float(stored.get("layer_norm_eps", 1e-12)),
-        "dropout": float(stored.get("hidden_dropout_prob", 0.1)),
+        "mlp": activation(stored, "hidden_act", "gelu", MLPS),
+        "norm_eps": number(stored, "layer_norm_eps", 1e-12, POSITIVE),
+        "dropout": number(stored, "hidden_dropout_prob", 0.1, Range(0, 1)),
         "num_token_types": whole_number(stored, "type_vocab_size", 2),
         "pooler": next_sentence or any(name.startswith(_POOLER) for name in tensors),
         "next_sentence": next_sentence,

@@ -11,9 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from aigc_jax.errors import UserError, nearest, printable
-from aigc_jax.interop.mapping import Place, norm, same, to_parameters, to_tensors, whole_number
+from aigc_jax.errors import UserError, printable
+from aigc_jax.interop.mapping import (
+    Place,
+    activation,
+    norm,
+    number,
+    same,
+    to_parameters,
+    to_tensors,
+    whole_number,
+)
 from aigc_jax.models.transformer import GPT
+from aigc_jax.ranges import POSITIVE, Range
 
 TASK, MODEL = "causal_lm", GPT
 ARCHITECTURES = ("GPT2LMHeadModel", "GPT2Model")
@@ -76,16 +86,13 @@ def model_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _FIXED.items():
         if stored.get(key, value) is not value:
             raise UserError(f"config.json: {key}={stored[key]!r}; only {value} can be read")
-    activation = stored.get("activation_function", "gelu_new")
-    if activation not in MLPS:
+    embed_dim, num_heads = whole_number(stored, "n_embd", 768), whole_number(stored, "n_head", 12)
+    if embed_dim % num_heads:
+        raise UserError(f"config.json: n_head={num_heads} does not divide n_embd={embed_dim}")
+    tied = stored.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
         raise UserError(
-            f'config.json: activation_function="{printable(activation)}" is not known'
-            f"{nearest(str(activation), MLPS)}"
-        )
-    embed_dim = whole_number(stored, "n_embd", 768)
-    if embed_dim % whole_number(stored, "n_head", 12):
-        raise UserError(
-            f"config.json: n_head={stored['n_head']} does not divide n_embd={embed_dim}"
+            f"config.json: tie_word_embeddings={printable(tied)}; true or false is expected"
         )
     inner = stored.get("n_inner")
     mlp_dim = 4 * embed_dim if inner is None else whole_number(stored, "n_inner", 0)
@@ -93,13 +100,13 @@ def model_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
         "vocab_size": whole_number(stored, "vocab_size", 50257),
         "block_size": whole_number(stored, "n_positions", 1024),
         "num_layers": whole_number(stored, "n_layer", 12),
-        "num_heads": whole_number(stored, "n_head", 12),
+        "num_heads": num_heads,
         "embed_dim": embed_dim,
         "mlp_dim": 0 if mlp_dim == 4 * embed_dim else mlp_dim,
-        "mlp": MLPS[activation],
-        "norm_eps": float(stored.get("layer_norm_epsilon", 1e-5)),
-        "dropout": float(stored.get("resid_pdrop", 0.1)),
-        "tied_head": bool(stored.get("tie_word_embeddings", True)),
+        "mlp": activation(stored, "activation_function", "gelu_new", MLPS),
+        "norm_eps": number(stored, "layer_norm_epsilon", 1e-5, POSITIVE),
+        "dropout": number(stored, "resid_pdrop", 0.1, Range(0, 1)),
+        "tied_head": tied,
     }
 
 

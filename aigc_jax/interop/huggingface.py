@@ -15,7 +15,9 @@ import numpy as np
 
 from aigc_jax.errors import UserError, first_line, nearest, printable
 from aigc_jax.interop import bert, gpt2
+from aigc_jax.interop.safetensors import read as read_file
 from aigc_jax.paths import expand
+from aigc_jax.run.files import write_bytes, write_json
 
 ARCHITECTURES: dict[str, Any] = {"gpt2": gpt2, "bert": bert}
 """`model_type` of a `config.json` -> the file that knows its fields and tensors: the
@@ -78,14 +80,19 @@ def read(directory: Path) -> Imported:
     """
     stored = read_object(directory / CONFIG)
     kind = stored.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         given = printable(kind)
         raise UserError(
             f'{directory / CONFIG}: model_type "{given}" cannot be read'
             f"{nearest(given, ARCHITECTURES)}"
         )
     known = ARCHITECTURES[kind]
-    for name in stored.get("architectures") or ():
+    names = stored.get("architectures") or []
+    if not isinstance(names, list):
+        raise UserError(
+            f"{directory / CONFIG}: architectures={printable(names)}; a list of names is expected"
+        )
+    for name in names:
         if name not in known.ARCHITECTURES:
             raise UserError(
                 f'{directory / CONFIG}: architecture "{printable(name)}" cannot be read; known: '
@@ -114,14 +121,16 @@ def write(
 
     Raises:
         UserError: the architecture has no such model.
+        OSError: a file cannot be written, e.g. on a full disk; each is whole or not there.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     own, tensors = ARCHITECTURES[kind].write(model, parameters, config)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    # As bytes: the library's own `save_file` says "disk full" in words of its own alone.
+    write_bytes(directory / WEIGHTS, save(tensors, {"format": "pt"}))
     for name, value in ((CONFIG, {**config, **own}), (GENERATION, generation)):
         if value is not None:
-            (directory / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+            write_json(directory / name, dict(sorted(value.items())))
 
 
 def read_tensors(directory: Path) -> dict[str, np.ndarray]:
@@ -132,12 +141,31 @@ def read_tensors(directory: Path) -> dict[str, np.ndarray]:
     """
     files = [directory / WEIGHTS]
     if (directory / INDEX).is_file():
-        parts = read_object(directory / INDEX).get("weight_map", {})
+        parts = read_object(directory / INDEX).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(x, str) for x in parts.values()):
+            raise UserError(
+                f"{directory / INDEX}: weight_map={printable(parts)}; a file's name for each "
+                "tensor is expected"
+            )
         files = [directory / name for name in sorted(set(parts.values()))]
     found: dict[str, np.ndarray] = {}
     for file in files:
         found |= _read_file(file)
     return found
+
+
+def check_generation(directory: Path) -> None:
+    """What `generation_config.json` says of the end of a text, if there is one, can be followed;
+    else a `UserError`."""
+    if not (directory / GENERATION).is_file():
+        return
+    ends = read_object(directory / GENERATION).get("eos_token_id")
+    tokens = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in tokens):
+        raise UserError(
+            f"{directory / GENERATION}: eos_token_id={printable(ends)}; a token's number, or a "
+            "list of some, is expected"
+        )
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -154,8 +182,6 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _read_file(file: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, safe_open
-
     if not file.is_file():
         old = sorted(p.name for p in file.parent.glob("*.bin"))
         hint = (
@@ -164,8 +190,4 @@ def _read_file(file: Path) -> dict[str, np.ndarray]:
             else ""
         )
         raise UserError(f"{file.parent} holds no {file.name}{hint}")
-    try:
-        with safe_open(file, framework="flax") as tensors:  # NumPy alone has no bfloat16
-            return {name: np.asarray(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot read {file}: {first_line(error)}") from None
+    return read_file(file).tensors

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from aigc_jax.errors import UserError, printable
+from aigc_jax.errors import UserError, nearest, printable
+from aigc_jax.ranges import Range
 
 _SHOWN = 40  # names in a message
 
@@ -126,6 +127,24 @@ def whole_number(stored: Mapping[str, Any], key: str, default: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"config.json: {key}={printable(value)}; a number from 1 up is expected")
     return value
+
+
+def number(stored: Mapping[str, Any], key: str, default: float, allowed: Range) -> float:
+    """A number in a `config.json`; a `UserError` where it is none, or out of its range."""
+    value = stored.get(key, default)
+    if value not in allowed:
+        raise UserError(f"config.json: {key}={printable(value)}; {allowed} is expected")
+    return float(value)
+
+
+def activation(stored: Mapping[str, Any], key: str, default: str, known: Mapping[str, str]) -> str:
+    """Our name of an activation in a `config.json`; a `UserError` where there is none."""
+    name = stored.get(key, default)
+    if not isinstance(name, str) or name not in known:
+        raise UserError(
+            f'config.json: {key}="{printable(name)}" is not known{nearest(str(name), known)}'
+        )
+    return known[name]
 
 
 def _listed(names: list[str]) -> str:

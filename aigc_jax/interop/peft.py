@@ -10,7 +10,6 @@ A is written three times. Where a file has several of them, they are put side by
 adapter of so many times the rank that computes the same.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -27,11 +26,13 @@ from aigc_jax.interop.mapping import Place, check_numbers
 from aigc_jax.interop.safetensors import read as read_tensors
 from aigc_jax.models.lora import NAME, LoRA, adapted_paths
 from aigc_jax.models.transformer import BERT, GPT
+from aigc_jax.run.files import write_bytes, write_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base_model_name_or_path"
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])\.weight")
+_SOME = "/blocks_("  # begins a pattern of some blocks
 # What changes the function, with the values that leave it plain LoRA.
 _PLAIN = {
     "peft_type": ("LORA",),
@@ -157,8 +158,9 @@ def write(directory: Path, model: GPT | BERT, parameters: Any, lora: LoRA, base:
 
     Raises:
         UserError: a layer has no place in a file.
+        OSError: a file cannot be written, e.g. on a full disk; each is whole or not there.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     masked = isinstance(model, BERT)
     head = not masked or model.masked_head
@@ -200,8 +202,13 @@ def write(directory: Path, model: GPT | BERT, parameters: Any, lora: LoRA, base:
             "base_model_class": bert.architecture(model, head),
             "parent_library": "transformers.models.bert.modeling_bert",
         }
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / CONFIG).write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n")
+    write_bytes(directory / WEIGHTS, save(tensors, {"format": "pt"}))
+    write_json(directory / CONFIG, dict(sorted(stored.items())))
+
+
+def of_some_blocks(lora: LoRA) -> bool:
+    """Whether adapters that were read are for some blocks and not for others."""
+    return any(pattern.startswith(_SOME) for pattern in lora.patterns)
 
 
 class _Sides(NamedTuple):
@@ -272,7 +279,7 @@ def _patterns(paths: list[str], every: set[str]) -> tuple[str, ...]:
             patterns.append(f"{kind}$")
         else:
             numbers = sorted(int(re.findall(r"\d+", path)[0]) for path in found)
-            patterns.append(f"/blocks_({'|'.join(map(str, numbers))}){kind}$")
+            patterns.append(f"{_SOME}{'|'.join(map(str, numbers))}){kind}$")
     return tuple(patterns)
 
 

@@ -7,7 +7,7 @@ import flax.struct
 import jax.numpy as jnp
 import optax
 from clu import metrics as clu_metrics
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError
@@ -116,9 +116,17 @@ class CausalLM:
         right = logits.argmax(axis=-1) == targets
         if within is None:
             return {"loss": loss.mean(axis=-1), "accuracy": right.mean(axis=-1, dtype=jnp.float32)}
-        count = jnp.maximum(within.sum(axis=-1), 1.0)
+        count = jnp.maximum(within.sum(axis=-1), 1.0)  # of one without any, see `predicts`
         values = {"loss": loss, "accuracy": right}
         return {name: (x * within).sum(axis=-1) / count for name, x in values.items()}
+
+    def predicts(self, batch: Batch) -> Bool[Array, "batch"]:
+        """Of each sequence whether any of its tokens is to be predicted: no word of a user is."""
+        weights = jnp.ones(batch["tokens"][:, 1:].shape)
+        _, within = _documents(batch)
+        for one in (batch.get("weights"), within):
+            weights = weights if one is None else weights * one
+        return (weights > 0).any(axis=-1)
 
     def generate(
         self,

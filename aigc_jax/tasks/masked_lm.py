@@ -169,6 +169,8 @@ class MaskedLM:
             return tokens.at[:, place].set(jnp.where(hidden, token, tokens[:, place]))
 
         tokens = jnp.concatenate([prompt, masks], axis=1)
+        if not tokens.size:  # nothing is given and nothing asked for
+            return {"tokens": tokens, "lengths": jnp.zeros(ids.shape, jnp.int32)}
         tokens = jax.lax.fori_loop(0, width + new, fill, tokens)
         return {"tokens": tokens, "lengths": jnp.full(ids.shape, new)}
 

@@ -66,3 +66,10 @@ def test_no_option_changes_no_logit():
     np.testing.assert_array_equal(found, logits)
     np.testing.assert_array_equal(keep_top_k(logits, jnp.zeros(4, int)), logits)
     np.testing.assert_array_equal(keep_top_p(logits, jnp.ones(4)), logits)
+
+
+def test_a_word_that_is_an_end_token_alone_is_left_out():
+    """As theirs leaves it out: the text could not end."""
+    options = Options(bad_words_ids=((3,), (3, 8), (5,)), eos_token_id=(3, 8))
+    np.testing.assert_array_equal(make_rules(options).bad_words, [[3, 8], [-1, 5]])
+    assert make_rules(Options(bad_words_ids=((3,),), eos_token_id=(3,))).bad_words is None

@@ -1,18 +1,23 @@
 """The laws of generation from prompts: its settings, its beams, its guesses, its programs."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from aigc_jax.errors import UserError
 from aigc_jax.generate.options import Options, make
+from aigc_jax.generate.stop_strings import added_text
 from aigc_jax.generate.text import TextGenerator
 from aigc_jax.interop import huggingface as hf
-from aigc_jax.models.transformer import GPT
+from aigc_jax.models.transformer import BERT, GPT
+from aigc_jax.tasks.masked_lm import MaskedLM
+from aigc_jax.tasks.task import Settings
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gpt2" / "plain"
 EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
@@ -178,6 +183,27 @@ def test_a_text_ends_with_its_stop_string():
     assert run(PROMPTS[:1], options, decode=decode)[0].new <= 6
 
 
+def test_a_stop_string_may_begin_with_the_space_behind_the_prompt():
+    """Decoders leave out the space before the first token of what they are given."""
+
+    def decode(tokens):
+        return " ".join(f"<{t}>" for t in tokens)
+
+    first = run(PROMPTS[:1], GREEDY)[0].tokens[len(PROMPTS[0])]
+    options = dataclasses.replace(GREEDY, stop_strings=(f" <{first}>",))
+    assert run(PROMPTS[:1], options, decode=decode)[0].new == 1
+    assert added_text(PROMPTS[0], np.array([4, 6]), decode) == " <4> <6>"
+
+
+def test_nothing_asked_of_a_model_that_fills_masks_is_nothing():
+    model = BERT(9, 4, num_layers=1, num_heads=1, embed_dim=4)
+    task = MaskedLM(model, {"model": optax.sgd(0.1)}, 8)
+    state = jax.eval_shape(task.init, KEY, {"tokens": jnp.zeros((1, 5), jnp.int32)})
+    made = task.generate(state, KEY, jnp.arange(2), {}, Settings(max_new_tokens=0))
+    assert made["tokens"].shape == (2, 0)
+    np.testing.assert_array_equal(made["lengths"], [0, 0])
+
+
 def test_drawn_tokens_come_as_often_as_the_softmax_says():
     num, prompt = 4096, PROMPTS[0]
     options = Options(max_new_tokens=1, temperature=0.8, top_k=6, repetition_penalty=1.5)
@@ -217,6 +243,8 @@ def test_drawn_tokens_come_as_often_as_the_softmax_says():
         ({"prompt_lookup_num_tokens": 3, "do_sample": True}, "do not go together"),
         ({"temprature": 0.7}, 'unknown option "temprature"; did you mean "temperature"'),
         ({"top_p": 1.5}, "top_p=1.5 is out of range"),
+        ({"num_beams": 2, "log_probs": True}, "num_beams=2 and log_probs do not go together"),
+        ({"prompt_lookup_num_tokens": 3, "log_probs": True}, "and log_probs do not go together"),
         ({"num_beams": 0}, "num_beams=0 is out of range; give a whole number"),
     ],
 )

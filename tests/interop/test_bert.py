@@ -176,6 +176,9 @@ def test_tensors_that_do_not_fit_are_each_named(tmp_path):
         ({"num_hidden_layers": 3}, "missing: encoder.layer.2.attention.self.query.weight"),
         ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=24"),
         ({"architectures": ["BertForPreTraining"]}, "missing: pooler.dense.weight"),
+        ({"hidden_act": {}}, "hidden_act=.* is not known"),
+        ({"layer_norm_eps": None}, "layer_norm_eps=None; a number"),
+        ({"hidden_dropout_prob": None}, "hidden_dropout_prob=None; a number"),
     ],
 )
 def test_models_that_cannot_be_computed_are_refused(config, says, tmp_path):

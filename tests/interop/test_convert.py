@@ -78,3 +78,33 @@ def test_a_run_starts_from_it_and_is_exported_as_well(workdir, tmp_path):
 def test_a_run_is_not_overwritten(workdir):
     with pytest.raises(UserError, match="holds a run already"):
         import_model(str(GOLDEN / "plain"), workdir)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "adapter_config.json", "model.safetensors.index.json", "pytorch_model.bin"],
+)
+def test_where_a_model_is_none_is_written(name, workdir, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"holds a model already .{name}.; give another --out"):
+        export(workdir, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_is_not_exported_into_itself(workdir):
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds a run \(checkpoints\); give another"):
+        export(workdir, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("ends", ["abc", ["a"], [None], {"a": 1}, 3.5, True])
+def test_ends_of_texts_that_are_no_tokens_are_refused_before_a_run_is_made(ends, tmp_path):
+    source = tmp_path / "model"
+    source.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (source / name).write_bytes((GOLDEN / "untied" / name).read_bytes())
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id=.* is expected"):
+        import_model(str(source), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

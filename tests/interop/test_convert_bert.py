@@ -119,6 +119,25 @@ def test_a_run_of_ours_comes_back_the_same_its_mask_in_the_tokenizer(tmp_path):
     np.testing.assert_array_equal(before.encode("a text"), after.encode("a text"))
 
 
+def test_without_a_mask_in_the_tokenizer_the_mask_alone_is_drawn(tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in (hf.CONFIG, hf.WEIGHTS):
+        (model / name).write_bytes((GOLDEN / "masked" / name).read_bytes())
+    words = [word for word in WORDS.split() if word != "[MASK]"]
+    (model / "vocab.txt").write_text("\n".join([*words, *"abcdefgh"[: 37 - len(words)]]))
+    import_model(str(model), tmp_path / "run")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has none: the mask, as the last token" in said
+    assert "has no such parameters" not in said
+    theirs = hf.read(model).parameters
+    ours = aigc_jax.load(tmp_path / "run").params["model"]
+    for name, size in (("token_embedding", 37), ("mlm_bias", 37)):
+        assert len(ours[name]) == size + 1
+        np.testing.assert_array_equal(ours[name][:size], theirs[name])
+    assert np.abs(ours["token_embedding"][37]).max() > 0
+
+
 def test_another_kind_of_run_has_no_form_there(tmp_path):
     config = make_config("configs/classifier/text.py:smoke", train__duration="2 steps")
     train(config, tmp_path / "run")

@@ -1,5 +1,6 @@
 """GPT-2 read from Hugging Face's files computes what transformers computed, and is written back."""
 
+import errno
 import functools
 import json
 import shutil
@@ -204,11 +205,56 @@ def test_weights_are_finite_numbers(tmp_path):
         ({"n_layer": "2"}, "n_layer=2; a number from 1 up"),
         ({"n_layer": 3}, "missing: h.2.ln_1.weight"),
         ({"n_head": 5}, "n_head=5 does not divide n_embd=24"),
+        ({"model_type": ["gpt2"]}, "model_type .* cannot be read"),
+        ({"architectures": 5}, "architectures=5; a list of names"),
+        ({"architectures": [["x"]]}, "architecture .* cannot be read"),
+        ({"activation_function": ["gelu"]}, "activation_function=.* is not known"),
+        ({"layer_norm_epsilon": None}, r"layer_norm_epsilon=None; a number in \(0, inf\)"),
+        ({"layer_norm_epsilon": "abc"}, "layer_norm_epsilon=abc; a number"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon=nan; a number"),
+        ({"resid_pdrop": None}, r"resid_pdrop=None; a number in \[0, 1\)"),
+        ({"resid_pdrop": 2.0}, "resid_pdrop=2.0; a number"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings=false; true or false"),
     ],
 )
 def test_models_that_cannot_be_computed_are_refused(config, says, tmp_path):
     with pytest.raises(UserError, match=says):
         hf.read(damaged(tmp_path, config))
+
+
+def test_without_a_number_of_heads_the_line_names_the_published_one(tmp_path):
+    stored = json.loads((damaged(tmp_path) / hf.CONFIG).read_text())
+    del stored["n_head"]
+    (tmp_path / hf.CONFIG).write_text(json.dumps({**stored, "n_embd": 26}))
+    with pytest.raises(UserError, match="n_head=12 does not divide n_embd=26"):
+        hf.read(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [None, [1, 2], {"a": 3}])
+def test_an_index_that_names_no_files_is_refused(parts, tmp_path):
+    (damaged(tmp_path) / hf.INDEX).write_text(json.dumps({"weight_map": parts}))
+    with pytest.raises(UserError, match=r"index\.json: weight_map=.* is expected"):
+        hf.read(tmp_path)
+
+
+def test_types_that_numpy_lacks_are_refused_by_name(tmp_path):
+    entry = {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}
+    head = json.dumps({"wte.weight": entry}).encode()
+    content = len(head).to_bytes(8, "little") + head + bytes(4)
+    (damaged(tmp_path) / hf.WEIGHTS).write_bytes(content)
+    with pytest.raises(UserError, match=r"wte\.weight has the type F8_E4M3, .* convert it to F32"):
+        hf.read(tmp_path)
+
+
+def test_on_a_full_disk_nothing_is_left_and_the_system_says_why(tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    model, variables = imported("plain")
+    with pytest.raises(OSError, match="No space left"):
+        hf.write(tmp_path, "gpt2", model, variables["params"], {}, {})
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +289,7 @@ def test_damaged_and_missing_files_are_said_in_a_line(tmp_path):
     damaged(tmp_path)
     whole = (tmp_path / hf.WEIGHTS).read_bytes()
     (tmp_path / hf.WEIGHTS).write_bytes(whole[:5000])
-    with pytest.raises(UserError, match=r"cannot read .*model\.safetensors"):
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
         hf.read(tmp_path)
     (tmp_path / hf.WEIGHTS).rename(tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"holds no model\.safetensors; it holds pytorch_model"):

@@ -175,6 +175,13 @@ def test_what_is_no_lora_of_this_model_is_refused_in_one_line(config, tensors, m
     assert str(error.value).isprintable()
 
 
+def test_adapters_of_some_blocks_are_for_a_base_whose_blocks_are_apart(workdir, tmp_path):
+    path = damaged(tmp_path, None, lambda x: {n: one for n, one in x.items() if ".h.0." in n})
+    with pytest.raises(UserError, match=r"adapter_model.safetensors adapts some .*--scan_layers"):
+        convert(**{"from": path}, base=workdir.parent / "base", workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_flags_that_would_do_nothing_or_are_missing_are_refused(workdir, tmp_path):
     plain, base = GOLDEN / "gpt2" / "plain", workdir.parent / "base"
     adapters, new = GOLDEN / "peft" / "plain", tmp_path / "new"
