@@ -62,9 +62,7 @@ def check_writable(flag: str, value: str, path: Path) -> Path:
     return path
 
 
-def read_json(
-    path: Path, advice: str = "remove it, or take another --workdir"
-) -> dict[str, Any]:
+def read_json(path: Path, advice: str = "remove it, or take another --workdir") -> dict[str, Any]:
     """A JSON object, of a work directory or with other advice, or a `UserError`."""
     try:
         value = json.loads(_content(path))
