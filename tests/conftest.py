@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import signal
 import tempfile
 from importlib.util import find_spec
 
@@ -27,6 +28,8 @@ os.environ["AIGC_CACHE_DIR"] = os.path.join(_scratch, "data")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch, "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+if hasattr(signal, "SIGHUP"):  # `nohup` has it ignored, and what tests start would ignore it, too
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from jaxtyping import install_import_hook
 
