@@ -28,7 +28,7 @@ os.environ["AIGC_CACHE_DIR"] = os.path.join(_scratch, "data")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(_scratch, "programs")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Under `nohup` it is ignored, and what tests start would ignore it, too: handlers are not inherited.
+# `nohup` has it ignored, and what tests start would ignore it, too: a handler is not inherited.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)
 
