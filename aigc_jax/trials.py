@@ -71,7 +71,7 @@ class File(NamedTuple):
     @property
     def stem(self) -> str:
         """The name of its results, without an ending."""
-        return self.path.stem + (f"-{self.arg}" if self.arg else "")
+        return "-".join([self.path.stem, *self.arg.replace("/", "-").split()])
 
     @property
     def named(self) -> str:

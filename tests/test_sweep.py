@@ -223,7 +223,8 @@ def test_an_argument_is_the_configs(tmp_path):
         "    config.train.duration = arg\n    return config\n"
     )
     some, found = trials.read(f"{file}:7 steps")
-    assert (found.stem, found.shown) == ("some-7 steps", f"{file}:7 steps")
+    assert (found.stem, found.shown) == ("some-7-steps", f"{file}:7 steps")
+    assert trials.File(file, "a/b").stem == "some-a-b"  # a file's name, in no other folder
     assert sweep.config_of(found, points(some)[0]).train.duration == "7 steps"
     assert f"'--config={file}:7 steps'" in sweep.command(found, points(some)[0], {})
 
