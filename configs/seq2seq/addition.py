@@ -39,8 +39,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.evals.written = evaluation(
         "translation", split="test", every="never", metrics="exact_match"
     )
-    config.train.duration = "6000 steps"
-    config.train.eval_every = "500 steps"
+    config.train.duration = "12000 steps"
+    config.train.eval_every = "1000 steps"
     config.train.sample_every = "never"
     config.train.checkpoint_every = "1000 steps"
     config.train.best = "highest exact_match"
