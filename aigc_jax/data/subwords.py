@@ -113,6 +113,8 @@ class SubwordTokenizer:
             return self
         library = Tokenizer.from_str(self.definition)
         library.add_special_tokens([_MASKS[0]])
+        if library.token_to_id(_MASKS[0]) != vocab_size - 1:  # the ids have holes
+            return self
         return SubwordTokenizer(library.to_str())
 
     def described(self) -> dict[str, Any]:
@@ -268,11 +270,21 @@ def _gpt2(vocabulary: Path, merges: Path) -> SubwordTokenizer:
             f"cannot read {printable(vocabulary)} and {merges.name}: {first_line(error)}"
         ) from None
     tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    spaced = _settings(vocabulary.parent).get("add_prefix_space") is True
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)  # pyright: ignore
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
     if tokenizer.token_to_id(END_OF_TEXT) is not None:
         tokenizer.add_special_tokens([END_OF_TEXT])
     return SubwordTokenizer(tokenizer.to_str())
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What `tokenizer_config.json` says, if there is one."""
+    try:
+        settings = json.loads(_text(folder / "tokenizer_config.json"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _bert(folder: Path) -> SubwordTokenizer:
@@ -284,11 +296,7 @@ def _bert(folder: Path) -> SubwordTokenizer:
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if lacking := [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]:
         raise UserError(f"{printable(folder / 'vocab.txt')} lacks {', '.join(lacking)}")
-    try:
-        settings = json.loads(_text(folder / "tokenizer_config.json"))
-    except (FileNotFoundError, ValueError):
-        settings = {}
-    settings = settings if isinstance(settings, dict) else {}
+    settings = _settings(folder)
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(  # pyright: ignore
         handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),

@@ -96,12 +96,16 @@ def read(directory: Path, model: GPT | BERT, parameters: Any) -> Adapters:
         UserError: a file is missing or damaged, or does not fit the model; the line says where.
     """
     stored = read_config(directory)
+    if not isinstance(rslora := stored.get("use_rslora", False), bool):
+        raise UserError(
+            f"{directory / CONFIG}: use_rslora={printable(rslora)} is neither true nor false"
+        )
     lora = LoRA(
         (),
         _number(directory, stored, "r", 8, whole=True),
         float(_number(directory, stored, "lora_alpha", 8)),
         float(_number(directory, stored, "lora_dropout", 0.0, least=0.0)),
-        bool(stored.get("use_rslora", False)),
+        rslora,
     )
     ours = _layers(model)
     kernels: dict[str, Any] = dict(flatten_dict(parameters, sep="/"))

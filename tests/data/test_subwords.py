@@ -96,6 +96,26 @@ def test_the_lines_of_a_vocabulary_end_at_line_feeds_and_marks_are_no_tokens(tmp
     assert tokenizer_of(str(tmp_path), []) == BPE
 
 
+def test_a_space_before_the_first_word_is_put_where_the_settings_of_gpt2s_files_say_so(tmp_path):
+    parts = json.loads(BPE.definition)["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(parts["vocab"]))
+    merges = [m if isinstance(m, str) else " ".join(m) for m in parts["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(merges) + "\n")
+    plain = tokenizer_of(str(tmp_path), [])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"add_prefix_space": True}))
+    spaced = tokenizer_of(str(tmp_path), [])
+    assert spaced.encode(WORDS).tolist() == plain.encode(" " + WORDS).tolist()
+    assert spaced.encode(WORDS).tolist() != plain.encode(WORDS).tolist()
+
+
+def test_a_mask_is_no_id_that_the_vocabulary_has_already(tmp_path):
+    words = {"[UNK]": 0, "a": 1, "b": 2, "c": 4}  # 3 is a hole: the library would give 4 again
+    definition = {"model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    found = tokenizer_of(str(tmp_path), [])
+    assert found.with_mask(found.vocab_size + 1).mask_token in (None, found.vocab_size)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -159,6 +159,7 @@ FIRST = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
         ({"rank_pattern": {"c_fc": 9}}, None, "rank_pattern=.* cannot be read"),
         ({"init_lora_weights": "pissa"}, None, '"pissa" changes the base'),
         ({"r": 0}, None, "r=0; a number above 0 is expected"),
+        ({"use_rslora": "yes"}, None, "use_rslora=yes is neither true nor false"),
         ({"lora_alpha": "big"}, None, "lora_alpha=big; a number above 0"),
         ({"r": 4}, None, r"lora_A of h.0.attn.c_attn is \[3, 24\] and should be \[4, 24\]"),
         (None, lambda x: {FIRST: x[FIRST]}, "lora_B of h.0.attn.c_attn is missing"),
