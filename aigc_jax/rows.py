@@ -4,12 +4,16 @@ A row is a file in `configs/reproduce/` with `get_config(arg)`, as every config,
 """
 
 import math
+import os
 import runpy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
+from aigc_jax.config import evaluation
 from aigc_jax.config_files import CONFIGS
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.run.files import read_json
@@ -32,7 +36,8 @@ class Row(NamedTuple):
         deviations: how this config differs from the original; empty where nothing is known to.
         unit: of the metric.
         seeds: by default.
-        besides: other metrics of the run that the page shows.
+        besides: other metrics of the run that the page shows, where they were measured.
+        published_besides: the published figures of some of these.
     """
 
     about: str
@@ -46,6 +51,24 @@ class Row(NamedTuple):
     unit: str = "nats"
     seeds: int = 3
     besides: Sequence[str] = ()
+    published_besides: Mapping[str, float] = MappingProxyType({})
+
+
+def with_fid(config: ConfigDict) -> ConfigDict:
+    """With an evaluation `fid` besides, by Inception's features, where its weights are given in
+    `AIGC_INCEPTION_WEIGHTS`."""
+    from aigc_jax.metrics.networks import INCEPTION_VARIABLE
+
+    if os.environ.get(INCEPTION_VARIABLE):
+        with config.unlocked():
+            config.evals.fid = evaluation(
+                "distribution",
+                features="inception",
+                metrics="frechet",
+                num_samples=10_000,
+                every="never",
+            )
+    return config
 
 
 def names() -> list[str]:
@@ -223,7 +246,12 @@ def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
 def besides(of: Row, result: dict[str, Any]) -> list[str]:
     """The lines of the page on other metrics of a result."""
     measured = result.get("metrics", {})
-    found = [f"{name} {figure(measured[name])}" for name in of.besides if name in measured]
+    told = {name: f" (published: {value:g})" for name, value in of.published_besides.items()}
+    found = [
+        f"{name} {figure(measured[name])}{told.get(name, '')}"
+        for name in of.besides
+        if name in measured
+    ]
     return ["", f"Besides: {', '.join(found)}."] if found else []
 
 

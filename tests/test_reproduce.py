@@ -18,6 +18,7 @@ from aigc_jax.report.write import report
 ROWS = rows.names()
 # Densities and the like take a second look at images; the small forms have distances alone.
 OF_MORE_IMAGES = {f"sets/{name}" for name in ("kid", "precision", "recall", "density", "coverage")}
+OF_MORE_IMAGES |= {"fid/frechet"}
 BAND = (180.05, 4.3)  # nats; the three seeds gave 181.30, 179.39 and 179.47
 
 
@@ -134,6 +135,20 @@ def test_the_small_form_of_a_row_measures_what_the_row_does(name):
         state, metrics = jax.eval_shape(program.one, *program.one_args)
         assert jax.tree.structure(state) == jax.tree.structure(experiment.abstract_state)
         assert jax.tree.leaves(metrics)
+
+
+@pytest.mark.parametrize("name", [n for n in ROWS if rows.row(n).published_besides])
+def test_the_fid_is_measured_besides_where_the_weights_are_given(name, monkeypatch):
+    monkeypatch.delenv("AIGC_INCEPTION_WEIGHTS", raising=False)
+    assert "fid" not in reproduce.row_config(name).evals
+    monkeypatch.setenv("AIGC_INCEPTION_WEIGHTS", "weights.pth")
+    found = reproduce.row_config(name).evals.fid
+    assert (found.features, found.metrics, found.num_samples) == ("inception", "frechet", 10_000)
+    assert "fid" not in reproduce.row_config(f"{name}:smoke").evals  # of too few images
+    one = {"fid/frechet": rows.statistics([12.0, 14.0])}
+    published = rows.row(name).published_besides["fid/frechet"]
+    (line,) = filter(None, rows.besides(rows.row(name), {"metrics": one}))
+    assert line == f"Besides: fid/frechet 13 ± 13 (published: {published:g})."
 
 
 def test_a_row_goes_on_and_seeds_that_are_asked_for_later_join(tmp_path, monkeypatch):
