@@ -12,8 +12,9 @@ same sum written as the kernel gradient of the convolution that is transposed.
 
 On a CPU strided ones are matrix products, one per kernel row, which beat XLA's convolutions there;
 where the wide image has few channels, its transpose and the gradient of its kernel are one product
-of all taps. No kernel gradient is a native one there: inside a loop (`lax.scan`: several updates in
-a step, several steps in a call) XLA's CPU backend runs that some 200 times slower than outside.
+of all taps. No kernel gradient is the native one there: inside a loop (`lax.scan`: several updates
+in a step, several steps in a call) XLA's CPU backend runs that some 200 times slower than outside.
+Without a stride it is one, in an order of axes that is fast, of some rows of the image at a time.
 Elsewhere every function here is one native convolution.
 """
 
@@ -31,7 +32,8 @@ from aigc_jax.errors import UserError
 Pair = tuple[int, int]  # of the vertical and the horizontal dimension
 Pads = tuple[Pair, ...]  # (low, high) of each
 VECTOR = 8  # channels of a pixel that fill a CPU's vector
-WIDE = 64  # channels of which a CPU multiplies matrices at full speed
+PIECE = 3 << 19  # bytes of an image that a CPU's cache holds beside what it is summed with
+NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def conv2d(
@@ -108,8 +110,7 @@ def _varying(kernel, x):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x, kernel, strides: Pair, pads: Pads):
     def native(x, kernel):
-        dims = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=dims)
+        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=NHWC)
 
     def products(x, kernel):
         down, right = _steps(x.shape[1:3], kernel.shape[:2], strides, pads)
@@ -128,9 +129,8 @@ def _conv(x, kernel, strides: Pair, pads: Pads):
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv_transpose(y, kernel, strides: Pair, pads: Pads):
     def native(y, kernel):
-        dims = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(
-            y, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=dims
+            y, kernel, (1, 1), pads, lhs_dilation=strides, dimension_numbers=NHWC
         )
 
     size, channels = kernel.shape[:2], kernel.shape[3]
@@ -182,7 +182,7 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         down, right = _steps(x.shape[1:3], size, strides, pads)
         windows = _windows(x, down, right)
         rows = [
-            _product("bhwo,bhwk->ok", _shift(y, 1, -ahead, down.blocks), windows[phase])
+            _sum_of_products(_shift(y, 1, -ahead, down.blocks), windows[phase])
             for ahead, phase in down.taps
         ]
         kernel = jnp.stack(rows).swapaxes(1, 2)
@@ -200,30 +200,41 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
             for j in range(size[1])
             for c in range(x.shape[3])
         ]
-        kernel = _product("kbhw,bhwo->ko", jnp.stack(seen), y)
+        kernel = _product("kp,po->ko", jnp.stack(seen).reshape(len(seen), -1), _pixels(y))
         return kernel.reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
 
-    def rows(x, y):
-        # Without a stride: windows across, and y shifted down, so that no window is copied again.
-        (top, _), (left, _) = pads
-        padded = _shift(x, 2, -left, y.shape[2] + size[1] - 1)
-        windows = [padded[:, :, j : j + y.shape[2]] for j in range(size[1])]
-        windows = jnp.concatenate(windows, -1)
-        kernel = [
-            _product("bhwk,bhwo->ko", windows, _shift(y, 1, top - i, x.shape[1]))
-            for i in range(size[0])
-        ]
-        return jnp.stack(kernel).reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
+    def pieces(x, y):
+        # A loop over rows of y: as many at once as the cache holds, their order turned to the
+        # native one's that is fast (channels before x, examples as a kernel's inputs). Two pieces
+        # at least: outside of a loop what makes x and y would be computed in the turned order.
+        if size == (1, 1) and pads == ((0, 0), (0, 0)):
+            return _sum_of_products(x, y)[None, None].astype(x.dtype)
+        height, dtype = y.shape[1], jnp.promote_types(x.dtype, jnp.float32)
+        most = max(1, min(PIECE * height // (y.size * y.dtype.itemsize), -(-height // 2)))
+        step = max(n for n in range(1, most + 1) if height % n == 0)
+        step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
+        count = -(-height // step)
+        x = _shift(x, 1, -pads[0][0], count * step + size[0] - 1)
+        y = _shift(y, 1, 0, count * step)
 
-    def turned(x, y):
-        # The native one, its axes in the order that is fast in a loop, too.
-        x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)
-        dims = ("NHWC", "HWIO", "NHWC")
-        kernel = lax.conv_general_dilated(x, y, (1, 1), pads, dimension_numbers=dims)
-        return kernel.transpose(1, 2, 0, 3)
+        def add(kernel, row):
+            seen = lax.dynamic_slice_in_dim(x, row, step + size[0] - 1, 1).transpose(3, 1, 2, 0)
+            under = lax.dynamic_slice_in_dim(y, row, step, 1).transpose(1, 2, 0, 3)
+            return kernel + lax.conv_general_dilated(
+                seen,
+                under,
+                (1, 1),
+                ((0, 0), pads[1]),
+                dimension_numbers=NHWC,
+                preferred_element_type=dtype,
+            ), None
+
+        zeros = jnp.zeros_like(x, dtype, shape=(x.shape[3], *size, y.shape[3]))
+        kernel, _ = lax.scan(add, zeros, jnp.arange(0, height, step))
+        return kernel.transpose(1, 2, 0, 3).astype(x.dtype)
 
     if strides == (1, 1):
-        faster = rows if min(x.shape[3], y.shape[3]) >= WIDE else turned
+        faster = pieces
     else:
         faster = products if x.shape[3] >= VECTOR else taps
     return _on_cpu(faster, native)(x, y)
@@ -354,3 +365,14 @@ def _product(subscripts: str, a, b):
     """Summed in float32 at least."""
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     return jnp.einsum(subscripts, a, b, preferred_element_type=dtype)
+
+
+def _sum_of_products(a, b):
+    """[in a, in b]: over all pixels of all images."""
+    return _product("pa,pb->ab", _pixels(a), _pixels(b))
+
+
+def _pixels(x):
+    """As a matrix. A product that sums over several dimensions XLA's CPU backend would turn round,
+    and with it, pixel by pixel, all that makes it."""
+    return x.reshape(-1, x.shape[-1])

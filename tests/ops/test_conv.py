@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from aigc_jax.errors import UserError
+from aigc_jax.ops import conv
 from aigc_jax.ops.conv import conv2d, conv_transpose2d
 
 STRIDED_CONV = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -74,9 +75,22 @@ def test_values_and_gradients_are_those_of_lax(kind, seed):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("piece", [1, 1_100, conv.PIECE])
 @pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 3), (-1, 2)), ((4, -1), (3, 3))])
-def test_gradients_of_wide_kernels_without_a_stride_are_those_of_lax(kind, pads):
-    x, k = draw(0, 2, 6, 5, 64), draw(1, 3, 2, 64, 64)
+def test_gradients_without_a_stride_are_those_of_lax_by_pieces_of_any_size(
+    kind, piece, pads, monkeypatch
+):
+    """Of 7 and 8 rows: one at a time, two or three, halves; the last piece is full or not."""
+    monkeypatch.setattr(conv, "PIECE", piece)
+    x, k = draw(0, 2, 7, 5, 9), draw(1, 3, 2, 9, 9)
+    ours, theirs = (jax.jit(jax.grad(scalar(f, (1, 1), pads), (0, 1))) for f in PAIRS[kind])
+    assert_trees_close(ours(x, k), theirs(x, k))
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("pads", [((0, 0), (0, 0)), ((1, -1), (0, 0)), ((2, 0), (1, 1))])
+def test_gradients_of_a_kernel_of_one_pixel_are_those_of_lax(kind, pads):
+    x, k = draw(0, 2, 5, 4, 9), draw(1, 1, 1, 9, 3)
     ours, theirs = (jax.jit(jax.grad(scalar(f, (1, 1), pads), (0, 1))) for f in PAIRS[kind])
     assert_trees_close(ours(x, k), theirs(x, k))
 
@@ -100,22 +114,24 @@ def test_kernel_larger_than_stride_and_image():
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_bfloat16_stays_bfloat16(kind):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_stays_bfloat16(kind, stride):
     x, k = (
         draw(i, *shape, dtype=jnp.bfloat16) for i, shape in enumerate([(2, 6, 6, 8), (3, 3, 8, 8)])
     )
     ours, theirs = PAIRS[kind]
-    y, vjp = jax.vjp(lambda x, k: ours(x, k, (2, 2)), x, k)
-    want, want_vjp = jax.vjp(lambda x, k: theirs(x, k, (2, 2), "SAME"), x, k)
+    y, vjp = jax.vjp(lambda x, k: ours(x, k, (stride, stride)), x, k)
+    want, want_vjp = jax.vjp(lambda x, k: theirs(x, k, (stride, stride), "SAME"), x, k)
     as_float = partial(jax.tree.map, lambda a: a.astype(jnp.float32))
     assert {a.dtype for a in jax.tree.leaves((y, vjp(y)))} == {jnp.dtype(jnp.bfloat16)}
     assert_trees_close(as_float((y, vjp(want))), as_float((want, want_vjp(want))), rtol=2e-2)
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_vmapped_and_scanned_gradients_are_the_gradients_one_by_one(kind):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_vmapped_and_scanned_gradients_are_the_gradients_one_by_one(kind, stride):
     xs, k = draw(0, 3, 2, 6, 5, 8), draw(1, 3, 3, 8, 8)
-    grad = jax.jit(jax.grad(scalar(PAIRS[kind][0], (2, 2), "SAME"), (0, 1)))
+    grad = jax.jit(jax.grad(scalar(PAIRS[kind][0], (stride, stride), "SAME"), (0, 1)))
     want = [grad(x, k) for x in xs]
     want = jax.tree.map(lambda *g: jnp.stack(g), *want)
     assert_trees_close(jax.vmap(grad, (0, None))(xs, k), want)
@@ -143,13 +159,14 @@ def test_a_split_batch_is_never_gathered(kind, devices, channels, stride):
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_under_shard_map_the_devices_gradients_add_up(kind):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_under_shard_map_the_devices_gradients_add_up(kind, stride):
     x, k = draw(0, 8, 6, 6, 8), draw(1, 3, 3, 8, 8)
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
-    conv = PAIRS[kind][0]
+    ours = PAIRS[kind][0]
 
     def loss(x, k):
-        return jnp.sum(jnp.square(conv(x, k, (2, 2), "SAME")))
+        return jnp.sum(jnp.square(ours(x, k, (stride, stride), "SAME")))
 
     @partial(jax.shard_map, mesh=mesh, in_specs=(P("data"), P()), out_specs=(P("data"), P()))
     def grad(x, k):
