@@ -209,6 +209,8 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         # at least: outside of a loop what makes x and y would be computed in the turned order.
         if size == (1, 1) and pads == ((0, 0), (0, 0)):
             return _sum_of_products(x, y)[None, None].astype(x.dtype)
+        if y.shape[3] < x.shape[3]:  # that of fewer channels is the quicker one to turn
+            return _turn(_kernel_grad(y, x, size, strides, _turned(pads, size)))
         height, dtype = y.shape[1], jnp.promote_types(x.dtype, jnp.float32)
         most = max(1, min(PIECE * height // (y.size * y.dtype.itemsize), -(-height // 2)))
         step = max(n for n in range(1, most + 1) if height % n == 0)
