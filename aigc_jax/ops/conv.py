@@ -212,16 +212,17 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         if y.shape[3] < x.shape[3]:  # that of fewer channels is the quicker one to turn
             return _turn(_kernel_grad(y, x, size, strides, _turned(pads, size)))
         height, dtype = y.shape[1], jnp.promote_types(x.dtype, jnp.float32)
-        most = max(1, min(PIECE * height // (y.size * y.dtype.itemsize), -(-height // 2)))
+        row = max(1, y.size * y.dtype.itemsize // height)
+        most = max(1, min(PIECE // row, -(-height // 2)))
         step = max(n for n in range(1, most + 1) if height % n == 0)
         step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
         count = -(-height // step)
         x = _shift(x, 1, -pads[0][0], count * step + size[0] - 1)
         y = _shift(y, 1, 0, count * step)
 
-        def add(kernel, row):
-            seen = lax.dynamic_slice_in_dim(x, row, step + size[0] - 1, 1).transpose(3, 1, 2, 0)
-            under = lax.dynamic_slice_in_dim(y, row, step, 1).transpose(1, 2, 0, 3)
+        def add(kernel, top):
+            seen = lax.dynamic_slice_in_dim(x, top, step + size[0] - 1, 1).transpose(3, 1, 2, 0)
+            under = lax.dynamic_slice_in_dim(y, top, step, 1).transpose(1, 2, 0, 3)
             return kernel + lax.conv_general_dilated(
                 seen,
                 under,
