@@ -17,7 +17,7 @@ ROW = Row(
     source="flax examples/seq2seq README (github.com/google/flax)",
     protocol="examples made on the fly; share of 1,000 sums that are right, each token given the "
     "true ones before it",
-    wall={"1 CPU core": "38 min beside other work"},
+    wall={"1 CPU core": "1 h, reckoned from the usual time of a step"},
     deviations="a transformer, there an LSTM of 512; of each number the number of digits is drawn "
     "first, as in Keras' addition_rnn, there one number is below 100, the other below 1,000; the "
     "sums are held out of training, there they are a batch of it",
