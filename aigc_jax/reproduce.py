@@ -87,6 +87,7 @@ def reproduce(
             raise NotFinite(f"{what}, not finite: nothing is written")
     about = environment(config.seed)
     steps = ran.reports[0]["step"]
+    cards = ran.reports[0]["protocol"]
     result = {
         "row": name,
         "metric": of.metric,
@@ -98,7 +99,12 @@ def reproduce(
         "steps": steps,
         "full_steps": full_steps,
         "changed": dict(changed),
-        "protocol": ran.reports[0]["protocol"][of.metric.split("/")[0]],
+        "protocol": cards[of.metric.split("/")[0]],
+        "protocols_besides": {
+            one: cards[one]
+            for one in sorted({name.split("/")[0] for name in of.besides})
+            if one in cards and one != of.metric.split("/")[0]
+        },
         "metrics": {found: rows.statistics(each) for found, each in all_values(ran).items()},
         "config_hash": config_hash(config),
         "command": command(name, len(seeds), of.seeds, budget, changed)

@@ -246,9 +246,17 @@ def gap_line(of: Row, result: dict[str, Any]) -> list[str]:
 def besides(of: Row, result: dict[str, Any]) -> list[str]:
     """The lines of the page on other metrics of a result."""
     measured = result.get("metrics", {})
-    told = {name: f" (published: {value:g})" for name, value in of.published_besides.items()}
+    cards = result.get("protocols_besides", {})
+
+    def published(name: str) -> str:
+        network = cards.get(name.split("/")[0], {}).get("features", {})
+        # Features of weights that are not the published file's give another figure.
+        same = "not the published" not in network.get("sha256", "")
+        value = of.published_besides.get(name) if same else None
+        return "" if value is None else f" (published: {value:g})"
+
     found = [
-        f"{name} {figure(measured[name])}{told.get(name, '')}"
+        f"{name} {figure(measured[name])}{published(name)}"
         for name in of.besides
         if name in measured
     ]
