@@ -37,7 +37,7 @@ class Row(NamedTuple):
         unit: of the metric.
         seeds: by default.
         besides: other metrics of the run that the page shows, where they were measured.
-        published_besides: the published figures of some of these.
+        published_besides: the published FIDs among these, of Inception's published weights.
     """
 
     about: str
@@ -249,11 +249,13 @@ def besides(of: Row, result: dict[str, Any]) -> list[str]:
     cards = result.get("protocols_besides", {})
 
     def published(name: str) -> str:
+        from aigc_jax.metrics.networks import INCEPTION_SHA256
+
+        # The figures are FIDs: features of other weights give others.
         network = cards.get(name.split("/")[0], {}).get("features", {})
-        # Features of weights that are not the published file's give another figure.
-        same = "not the published" not in network.get("sha256", "")
-        value = of.published_besides.get(name) if same else None
-        return "" if value is None else f" (published: {value:g})"
+        if name not in of.published_besides or not network["sha256"].startswith(INCEPTION_SHA256):
+            return ""
+        return f" (published: {of.published_besides[name]:g})"
 
     found = [
         f"{name} {figure(measured[name])}{published(name)}"
