@@ -270,7 +270,7 @@ def _gpt2(vocabulary: Path, merges: Path) -> SubwordTokenizer:
             f"cannot read {printable(vocabulary)} and {merges.name}: {first_line(error)}"
         ) from None
     tokenizer = Tokenizer(model)
-    spaced = _settings(vocabulary.parent).get("add_prefix_space") is True
+    (spaced,) = _switches(vocabulary.parent, add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)  # pyright: ignore
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
     if tokenizer.token_to_id(END_OF_TEXT) is not None:
@@ -278,13 +278,23 @@ def _gpt2(vocabulary: Path, merges: Path) -> SubwordTokenizer:
     return SubwordTokenizer(tokenizer.to_str())
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` says, if there is one."""
+def _switches(folder: Path, **defaults: bool | None) -> list[Any]:
+    """Those of `tokenizer_config.json`, or the defaults where it has none, or is not there."""
+    path = folder / "tokenizer_config.json"
     try:
-        settings = json.loads(_text(folder / "tokenizer_config.json"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
+        stored = json.loads(_text(path)) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {printable(path)}: {first_line(error)}") from None
+    if not isinstance(stored, dict):
+        raise UserError(f"{printable(path)} is no JSON object")
+    found = []
+    for name, default in defaults.items():
+        value = stored.get(name)
+        if not isinstance(value, bool | None):
+            is_ = f"{name}={printable(value)} is neither true nor false"
+            raise UserError(f"{printable(path)}: {is_}")
+        found.append(default if value is None else value)
+    return found
 
 
 def _bert(folder: Path) -> SubwordTokenizer:
@@ -296,12 +306,14 @@ def _bert(folder: Path) -> SubwordTokenizer:
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if lacking := [name for name in ("[UNK]", "[CLS]", "[SEP]") if name not in vocabulary]:
         raise UserError(f"{printable(folder / 'vocab.txt')} lacks {', '.join(lacking)}")
-    settings = _settings(folder)
+    chinese, accents, lower = _switches(
+        folder, tokenize_chinese_chars=True, strip_accents=None, do_lower_case=True
+    )
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(  # pyright: ignore
-        handle_chinese_chars=bool(settings.get("tokenize_chinese_chars", True)),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=bool(settings.get("do_lower_case", True)),
+        handle_chinese_chars=chinese,
+        strip_accents=accents,
+        lowercase=lower,
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # pyright: ignore
     tokenizer.decoder = decoders.WordPiece()  # pyright: ignore

@@ -108,6 +108,22 @@ def test_a_space_before_the_first_word_is_put_where_the_settings_of_gpt2s_files_
     assert spaced.encode(WORDS).tolist() != plain.encode(WORDS).tolist()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"do_lower_case": "no"}', "do_lower_case=no is neither true nor false"),
+        ('{"strip_accents": 1}', "strip_accents=1 is neither true nor false"),
+        ("{broken", "cannot read .*tokenizer_config.json"),
+        ("[1]", "is no JSON object"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(content, message, tmp_path):
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\na\n")
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        tokenizer_of(str(tmp_path), [])
+
+
 def test_a_mask_is_no_id_that_the_vocabulary_has_already(tmp_path):
     words = {"[UNK]": 0, "a": 1, "b": 2, "c": 4}  # 3 is a hole: the library would give 4 again
     definition = {"model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"}}
