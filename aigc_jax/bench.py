@@ -160,10 +160,12 @@ def _speed(seconds: list[float], unit: str, units: int, call: str) -> dict[str, 
 def _utilisation(experiment: Experiment, step_flops: int, seconds: float) -> dict[str, Any]:
     """FLOP/s and its share of what the devices could do."""
     dtype = experiment.config.train.precision
-    kind = jax.local_devices()[0].device_kind
-    published = chips.peak_flops(kind, dtype)
+    device = jax.local_devices()[0]
+    kind, published = device.device_kind, chips.peak_flops(device.device_kind, dtype)
     if published is None:
-        peak, source = flops.measured_peak(dtype), "2048^3 matrix product, measured in this run"
+        size = 2048 if device.platform == "cpu" else 8192  # an accelerator's is over too soon
+        peak = flops.measured_peak(dtype, size)
+        source = f"{size}^3 matrix product, measured in this run"
     else:
         peak, source = published * experiment.mesh.size, f"published for {kind}"
     return {

@@ -355,6 +355,7 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "examples": data.size,
         "task": config.task.name,
         "precision": config.train.precision,
+        **products(config.train.precision, experiment.mesh.devices.flat[0].platform),
         "parameters": "moving average" if average else "last",
         **experiment.task.card(),
         **({"text": text.card()} if text else {"text": LOSSY} if lossy else {}),
@@ -363,6 +364,20 @@ def card(experiment: Experiment, name: str) -> dict[str, Any]:
         "seed": config.seed,
         "devices": [device.device_kind for device in experiment.mesh.devices.flat],
     }
+
+
+def products(precision: str, platform: str) -> dict[str, str]:
+    """Of a card: to what accelerators round the operands of float32's products and convolutions.
+
+    Args:
+        precision: of the config.
+        platform: of the devices. A CPU rounds nothing.
+    """
+    if precision != "float32" or platform == "cpu":
+        return {}
+    usual = "bfloat16" if platform == "tpu" else "TF32 where the GPU has it"
+    asked = jax.config.jax_default_matmul_precision
+    return {"products": asked or f"operands rounded to {usual}: JAX's default precision"}
 
 
 def metric_names(evaluations: dict[str, Evaluation]) -> list[str]:

@@ -6,6 +6,7 @@ A row is a file in `configs/reproduce/` with `get_config(arg)`, as every config,
 import math
 import os
 import runpy
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -202,8 +203,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         each = ", ".join(f"{value:.4f} (seed {seed})" for seed, value in result["seeds"].items())
         lines += [
             "",
-            f"`{result['command']}`: {each}. Config {result['config_hash']}, commit "
-            f"{result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
+            f"`{variables(result)}{result['command']}`: {each}. Config {result['config_hash']}, "
+            f"commit {result['git_commit']}, jax {result['versions']['jax']}, {result['device']}."
             + trained(result)
             + (f" Of the time: {result['note']}." if "note" in result else ""),
             *gap_line(of, result),
@@ -212,6 +213,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             f"![curve](../results/{name}.png)",
         ]
     return "\n".join(lines) + "\n"
+
+
+def variables(result: dict[str, Any]) -> str:
+    """What is written before the command of a result, so that it gives the same numbers."""
+    given = result.get("variables", {})
+    asked = {name: given[name] for name in given if name.startswith(("JAX_", "XLA_FLAGS"))}
+    return "".join(f"{name}={shlex.quote(value)} " for name, value in asked.items())
 
 
 def trained(result: dict[str, Any]) -> str:

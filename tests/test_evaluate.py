@@ -10,7 +10,7 @@ from runs import make_config
 
 from aigc_jax.config import best_metric, evaluation
 from aigc_jax.errors import UserError
-from aigc_jax.evaluate import Evaluator, check_best, eval_feed, make_evaluations
+from aigc_jax.evaluate import Evaluator, check_best, eval_feed, make_evaluations, products
 from aigc_jax.experiment import Experiment
 
 
@@ -107,6 +107,15 @@ def test_unknown_types_and_parameters_are_refused():
         config.evals["eval"][key] = value
         with pytest.raises(UserError, match=message):
             make_evaluations(Experiment(config))
+
+
+def test_cards_say_to_what_accelerators_round_operands():
+    assert not products("float32", "cpu")
+    assert not products("bfloat16", "gpu")
+    assert "TF32" in products("float32", "gpu")["products"]
+    assert "bfloat16" in products("float32", "tpu")["products"]
+    with jax.default_matmul_precision("highest"):
+        assert products("float32", "gpu") == {"products": "highest"}
 
 
 def test_examples_without_anything_to_predict_have_no_part_in_the_spread(tmp_path):

@@ -63,6 +63,7 @@ _PEAKS = {
     # https://www.nvidia.com/en-us/data-center/h100/, halved: the page counts 2:4 sparsity
     "NVIDIA H100 80GB HBM3": (989e12, 494.5e12),
     "NVIDIA H100 PCIe": (756.5e12, 378e12),
+    "NVIDIA H200": (989e12, 494.5e12),  # the same processor with more and faster memory
 }
 
 

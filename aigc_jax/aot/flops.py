@@ -128,7 +128,7 @@ def matmul_params(params: Any) -> int:
     return sum(jax.tree.leaves(jax.tree_util.tree_map_with_path(size, params)))
 
 
-def measured_peak(dtype: str, size: int = 2048, repeats: int = 5) -> float:
+def measured_peak(dtype: str, size: int, repeats: int = 5) -> float:
     """FLOP/s of a `size`^3 matrix multiplication split over all local devices: the best of several.
 
     Where no peak is published this is what a run on the same machine is compared with. Unlike

@@ -235,6 +235,7 @@ def test_measured_peak_is_a_rate_that_does_not_grow_with_the_work():
 def test_peaks_are_known_by_the_names_that_jax_gives():
     assert peak_flops("TPU v5 lite", "bfloat16") == 197e12
     assert peak_flops("NVIDIA A100-SXM4-40GB", "float32") == 156e12
+    assert peak_flops("NVIDIA H200", "bfloat16") == peak_flops("NVIDIA H100 80GB HBM3", "bfloat16")
     assert peak_flops(jax.local_devices(backend="cpu")[0].device_kind, "float32") is None
     assert peak_flops("TPU v4", "int8") is None
 
