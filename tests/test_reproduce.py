@@ -248,7 +248,11 @@ def test_a_result_is_not_replaced_by_one_of_less(tmp_path):
 
 
 def test_the_command_of_a_result_has_the_variables_that_change_its_numbers():
-    given = {"JAX_DEFAULT_MATMUL_PRECISION": "highest", "CUDA_VERSION": "13", "XLA_FLAGS": "--a --b"}
+    given = {
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+        "CUDA_VERSION": "13",
+        "XLA_FLAGS": "--a --b",
+    }
     written = rows.variables({"variables": given})
     assert written == "JAX_DEFAULT_MATMUL_PRECISION=highest XLA_FLAGS='--a --b' "
     assert rows.variables({}) == ""
