@@ -16,7 +16,8 @@ def in_batches(
 ) -> Callable[..., tuple[Any, ...]]:
     """`run(*arrays) -> outputs` of numpy arrays with a row an example; compiled once.
 
-    Every process gives the same arrays and gets all outputs.
+    Every process gives the same arrays and gets all outputs. Products are in full float32: rounded
+    as accelerators do by default, features would be others than on a CPU.
 
     Args:
         apply: `(params, *arrays) -> outputs`, of which some may be None. Pure.
@@ -27,7 +28,12 @@ def in_batches(
     shards = batch_shards(mesh)
     rows = -(-batch_size // shards) * shards
     split, whole = batch_sharding(mesh), replicated(mesh)
-    compiled = jax.jit(apply, out_shardings=whole)
+
+    def measured(params, *arrays):
+        with jax.default_matmul_precision("highest"):
+            return apply(params, *arrays)
+
+    compiled = jax.jit(measured, out_shardings=whole)
 
     def put(x, sharding):
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

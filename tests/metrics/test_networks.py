@@ -13,6 +13,7 @@ from aigc_jax.config import base
 from aigc_jax.data import embedded
 from aigc_jax.errors import UserError
 from aigc_jax.metrics import measure, networks
+from aigc_jax.metrics.batches import in_batches
 from aigc_jax.models.features import inception
 from aigc_jax.parallel.mesh import make_mesh
 
@@ -111,3 +112,18 @@ def test_unknown_images_are_refused():
     with pytest.raises(UserError, match="these have 4 channels"):
         networks.feature_network("digits", (28, 28, 4))
     assert json.dumps(networks.feature_network("pixels", (5, 4, 3)).card)
+
+
+def test_features_are_of_full_float32_whatever_the_platform_rounds_to():
+    seen = []
+
+    def apply(params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return (x @ params,)
+
+    mesh = make_mesh(base().parallel, jax.devices()[:1])
+    with jax.default_matmul_precision("bfloat16"):
+        run = in_batches(apply, np.ones((3, 2), np.float32), mesh, 4)
+        (found,) = run(np.ones((5, 3), np.float32))
+    np.testing.assert_array_equal(found, np.full((5, 2), 3.0))
+    assert seen == ["highest"]
