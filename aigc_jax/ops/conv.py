@@ -14,7 +14,7 @@ On a CPU strided ones are matrix products, one per kernel row, which beat XLA's 
 where the wide image has few channels, its transpose and the gradient of its kernel are one product
 of all taps. No kernel gradient is the native one there: inside a loop (`lax.scan`: several updates
 in a step, several steps in a call) XLA's CPU backend runs that some 200 times slower than outside.
-Without a stride it is one, in an order of axes that is fast, of some rows of the image at a time.
+Without a stride it is one, in an order of axes that is fast, of some of the examples at a time.
 Elsewhere every function here is one native convolution.
 """
 
@@ -32,7 +32,7 @@ from aigc_jax.errors import UserError
 Pair = tuple[int, int]  # of the vertical and the horizontal dimension
 Pads = tuple[Pair, ...]  # (low, high) of each
 VECTOR = 8  # channels of a pixel that fill a CPU's vector
-PIECE = 3 << 19  # bytes of an image that a CPU's cache holds beside what it is summed with
+PIECE = 1 << 19  # bytes of images that a CPU's cache holds beside what they are summed with
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -204,36 +204,38 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         return kernel.reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
 
     def pieces(x, y):
-        # A loop over rows of y: as many at once as the cache holds, their order turned to the
-        # native one's that is fast (channels before x, examples as a kernel's inputs). Two pieces
-        # at least: outside of a loop what makes x and y would be computed in the turned order.
+        # A loop over examples: as many at once as the cache holds, their order turned to the native
+        # one's that is fast (channels before x, examples as a kernel's inputs). Two pieces at
+        # least: outside of a loop what makes x and y would be computed in the turned order.
         if size == (1, 1) and pads == ((0, 0), (0, 0)):
             return _sum_of_products(x, y)[None, None].astype(x.dtype)
         if y.shape[3] < x.shape[3]:  # that of fewer channels is the quicker one to turn
             return _turn(_kernel_grad(y, x, size, strides, _turned(pads, size)))
-        height, dtype = y.shape[1], jnp.promote_types(x.dtype, jnp.float32)
-        row = max(1, y.size * y.dtype.itemsize // height)
-        most = max(1, min(PIECE // row, -(-height // 2)))
-        step = max(n for n in range(1, most + 1) if height % n == 0)
+        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        x, y, around = _strips(x, y, size, pads)
+        batch = y.shape[0]
+        most = max(1, min(PIECE * batch // max(1, y.nbytes), -(-batch // 2)))
+        step = max(n for n in range(1, most + 1) if batch % n == 0)
         step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
-        count = -(-height // step)
-        x = _shift(x, 1, -pads[0][0], count * step + size[0] - 1)
-        y = _shift(y, 1, 0, count * step)
+        count = -(-batch // step)
+        # Every `count`-th example is of a piece, so that a piece is spread over the devices too.
+        x, y = (
+            _shift(a, 0, 0, step * count).reshape(step, count, *a.shape[1:]) for a in (x, y)
+        )
 
-        def add(kernel, top):
-            seen = lax.dynamic_slice_in_dim(x, top, step + size[0] - 1, 1).transpose(3, 1, 2, 0)
-            under = lax.dynamic_slice_in_dim(y, top, step, 1).transpose(1, 2, 0, 3)
+        def add(kernel, number):
+            seen, under = (lax.dynamic_index_in_dim(a, number, 1, keepdims=False) for a in (x, y))
             return kernel + lax.conv_general_dilated(
-                seen,
-                under,
+                seen.transpose(3, 1, 2, 0),
+                under.transpose(1, 2, 0, 3),
                 (1, 1),
-                ((0, 0), pads[1]),
+                around,
                 dimension_numbers=NHWC,
                 preferred_element_type=dtype,
             ), None
 
-        zeros = jnp.zeros_like(x, dtype, shape=(x.shape[3], *size, y.shape[3]))
-        kernel, _ = lax.scan(add, zeros, jnp.arange(0, height, step))
+        zeros = jnp.zeros_like(x, dtype, shape=(x.shape[4], *size, y.shape[4]))
+        kernel, _ = lax.scan(add, zeros, jnp.arange(count))
         return kernel.transpose(1, 2, 0, 3).astype(x.dtype)
 
     if strides == (1, 1):
@@ -306,6 +308,19 @@ class _Steps(NamedTuple):
     blocks: int  # of x, the last one perhaps not full
     out: int
     taps: list[Pair]  # (ahead, phase) of each
+
+
+def _strips(x, y, size: Pair, pads: Pads):
+    """Images of more than a piece as several of fewer rows each, and the padding around these."""
+    batch, height, low = y.shape[0], y.shape[1], pads[0][0]
+    cuts = min(height, -(-y.nbytes // (PIECE * max(1, batch))))
+    if cuts < 2:
+        return x, y, pads
+    rows = -(-height // cuts)
+    x = [_shift(x, 1, top - low, rows + size[0] - 1) for top in range(0, cuts * rows, rows)]
+    x = jnp.stack(x, 1).reshape(-1, *x[0].shape[1:])
+    y = _shift(y, 1, 0, cuts * rows).reshape(-1, rows, *y.shape[2:])
+    return x, y, ((0, 0), pads[1])
 
 
 def _steps(pixels, size: Pair, strides: Pair, pads: Pads) -> list[_Steps]:
