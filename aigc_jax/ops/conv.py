@@ -218,13 +218,14 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         step = max(n for n in range(1, most + 1) if batch % n == 0)
         step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
         count = -(-batch // step)
-        # Every `count`-th example is of a piece, so that a piece is spread over the devices too.
-        x, y = (
-            _shift(a, 0, 0, step * count).reshape(step, count, *a.shape[1:]) for a in (x, y)
-        )
+        x, y = (_shift(a, 0, 0, step * count) for a in (x, y))
 
         def add(kernel, number):
-            seen, under = (lax.dynamic_index_in_dim(a, number, 1, keepdims=False) for a in (x, y))
+            # Every `count`-th example is of a piece, so that it is spread over the devices too.
+            seen, under = (
+                lax.dynamic_index_in_dim(a.reshape(step, count, *a.shape[1:]), number, 1, False)
+                for a in (x, y)
+            )
             return kernel + lax.conv_general_dilated(
                 seen.transpose(3, 1, 2, 0),
                 under.transpose(1, 2, 0, 3),
@@ -234,7 +235,7 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
                 preferred_element_type=dtype,
             ), None
 
-        zeros = jnp.zeros_like(x, dtype, shape=(x.shape[4], *size, y.shape[4]))
+        zeros = jnp.zeros_like(x, dtype, shape=(x.shape[3], *size, y.shape[3]))
         kernel, _ = lax.scan(add, zeros, jnp.arange(count))
         return kernel.transpose(1, 2, 0, 3).astype(x.dtype)
 
