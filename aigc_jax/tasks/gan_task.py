@@ -188,9 +188,9 @@ class GAN:
             real_image = judge.sees(batch[self.feature], see_real, ids, step)
             fake_image = judge.sees(made, see_fake, ids, step)
             variables = discriminator.variables(params)
-            seen_real, stats = judge(variables, real_image, ids, key_real, axis, label)
-            variables = discriminator.variables(params, stats)
-            seen_fake, stats = judge(variables, fake_image, ids, key_fake, axis, label)
+            seen_real, seen_fake, stats = judge.both(
+                variables, real_image, fake_image, ids, key_real, key_fake, axis, label
+            )
             real, fake = logit(seen_real), logit(seen_fake)
             if losses.relative:
                 real, fake = relative_to(real, fake, axis), relative_to(fake, real, axis)
