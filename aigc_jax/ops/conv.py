@@ -344,10 +344,18 @@ def _windows(x, down: _Steps, right: _Steps) -> list:
     batch, channels = x.shape[0], x.shape[3]
     for axis, steps in ((1, down), (2, right)):
         x = _shift(x, axis, 0, steps.blocks * steps.stride)
-    x = x.reshape(batch, down.blocks, down.stride, right.blocks, right.stride, channels)
+    x = x.reshape(batch, down.blocks, down.stride, right.blocks, right.stride * channels)
+    spans = {}  # of each block the pixels that taps read, which lie side by side
+    for ahead, phase in right.taps:
+        start, _ = spans.get(ahead, (phase, phase))
+        spans[ahead] = start, phase + 1
     return [
         jnp.concatenate(
-            [_shift(x[:, :, row, :, phase], 2, ahead, right.out) for ahead, phase in right.taps], -1
+            [
+                _shift(x[:, :, row, :, start * channels : end * channels], 2, ahead, right.out)
+                for ahead, (start, end) in spans.items()
+            ],
+            -1,
         )
         for row in range(down.stride)
     ]
