@@ -121,8 +121,8 @@ def _conv(x, kernel, strides: Pair, pads: Pads):
         )
         return y.astype(x.dtype)
 
-    if strides == (1, 1) or x.shape[3] < VECTOR:  # windows overlap too much, or are too narrow
-        return native(x, kernel)
+    if not _apart(kernel.shape[:2], strides, pads) or x.shape[3] < VECTOR:
+        return native(x, kernel)  # windows overlap too much, or are too narrow
     return _on_cpu(products, native)(x, kernel)
 
 
@@ -158,7 +158,7 @@ def _conv_transpose(y, kernel, strides: Pair, pads: Pads):
             windows[phase] += _shift(tap, -3, -ahead, down.blocks)
         return jnp.moveaxis(_add_windows(windows, down, right)[..., 0], 0, -1).astype(y.dtype)
 
-    if strides == (1, 1):
+    if not _apart(size, strides, pads):
         return native(y, kernel)
     return _on_cpu(products if channels >= VECTOR else planes, native)(y, kernel)
 
@@ -207,7 +207,7 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         # A loop over examples: as many at once as the cache holds, their order turned to the native
         # one's that is fast (channels before x, examples as a kernel's inputs). Two pieces at
         # least: outside of a loop what makes x and y would be computed in the turned order.
-        if size == (1, 1) and pads == ((0, 0), (0, 0)):
+        if _apart(size, strides, pads):
             return _sum_of_products(x, y)[None, None].astype(x.dtype)
         if y.shape[3] < x.shape[3]:  # that of fewer channels is the quicker one to turn
             return _turn(_kernel_grad(y, x, size, strides, _turned(pads, size)))
@@ -263,6 +263,11 @@ def _kernel_grad_bwd(size, strides, pads, inputs, dk):
     x, y = inputs
     dx = _conv_adjoint(y, dk, x.shape, strides, pads)
     return dx, _conv(x, dk, strides, pads)
+
+
+def _apart(size: Pair, strides: Pair, pads: Pads) -> bool:
+    """Whether windows overlap in part at most: there is a stride, or they are the pixels."""
+    return strides != (1, 1) or (size == (1, 1) and pads == ((0, 0), (0, 0)))
 
 
 def _conv_adjoint(y, kernel, x_shape, strides, pads):
