@@ -33,6 +33,7 @@ Pair = tuple[int, int]  # of the vertical and the horizontal dimension
 Pads = tuple[Pair, ...]  # (low, high) of each
 VECTOR = 8  # channels of a pixel that fill a CPU's vector
 PIECE = 1 << 19  # bytes of images that a CPU's cache holds beside what they are summed with
+EXAMPLES = 16  # of a piece at most: as many fill a vector
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -214,7 +215,8 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         x, y, around = _strips(x, y, size, pads)
         batch = y.shape[0]
-        most = max(1, min(PIECE * batch // max(1, y.nbytes), -(-batch // 2)))
+        fit = PIECE * batch // max(1, y.nbytes)
+        most = max(1, min(fit, EXAMPLES, -(-batch // 2)))
         step = max(n for n in range(1, most + 1) if batch % n == 0)
         step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
         count = -(-batch // step)
