@@ -20,6 +20,7 @@ Elsewhere every function here is one native convolution.
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import groupby
 from typing import NamedTuple
 
 import jax
@@ -205,37 +206,31 @@ def _kernel_grad(x, y, size: Pair, strides: Pair, pads: Pads):
         return kernel.reshape(*size, x.shape[3], y.shape[3]).astype(x.dtype)
 
     def pieces(x, y):
-        # A loop over examples: as many at once as the cache holds, their order turned to the native
-        # one's that is fast (channels before x, examples as a kernel's inputs). Two pieces at
-        # least: outside of a loop what makes x and y would be computed in the turned order.
+        # A loop over some examples at a time, their order turned to the native one's that is fast
+        # (channels before x, examples as a kernel's inputs). Two pieces at least: outside of a loop
+        # what makes x and y would be computed in the turned order.
         if _apart(size, strides, pads):
             return _sum_of_products(x, y)[None, None].astype(x.dtype)
         if y.shape[3] < x.shape[3]:  # that of fewer channels is the quicker one to turn
             return _turn(_kernel_grad(y, x, size, strides, _turned(pads, size)))
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         x, y, around = _strips(x, y, size, pads)
-        batch = y.shape[0]
-        fit = PIECE * batch // max(1, y.nbytes)
+        batch, fit = y.shape[0], PIECE * y.shape[0] // max(1, y.nbytes)
         most = max(1, min(fit, EXAMPLES, -(-batch // 2)))
         step = max(n for n in range(1, most + 1) if batch % n == 0)
         step = step if 2 * step >= most else most  # the last piece may be filled up with zeros
         count = -(-batch // step)
         x, y = (_shift(a, 0, 0, step * count) for a in (x, y))
 
+        def piece(a, number):  # every `count`-th example: it is spread over the devices too
+            a = a.reshape(step, count, *a.shape[1:])
+            return lax.dynamic_index_in_dim(a, number, 1, keepdims=False)
+
         def add(kernel, number):
-            # Every `count`-th example is of a piece, so that it is spread over the devices too.
-            seen, under = (
-                lax.dynamic_index_in_dim(a.reshape(step, count, *a.shape[1:]), number, 1, False)
-                for a in (x, y)
-            )
-            return kernel + lax.conv_general_dilated(
-                seen.transpose(3, 1, 2, 0),
-                under.transpose(1, 2, 0, 3),
-                (1, 1),
-                around,
-                dimension_numbers=NHWC,
-                preferred_element_type=dtype,
-            ), None
+            seen = piece(x, number).transpose(3, 1, 2, 0)
+            under = piece(y, number).transpose(1, 2, 0, 3)
+            more = {"dimension_numbers": NHWC, "preferred_element_type": dtype}
+            return kernel + lax.conv_general_dilated(seen, under, (1, 1), around, **more), None
 
         zeros = jnp.zeros_like(x, dtype, shape=(x.shape[3], *size, y.shape[3]))
         kernel, _ = lax.scan(add, zeros, jnp.arange(count))
@@ -352,20 +347,16 @@ def _windows(x, down: _Steps, right: _Steps) -> list:
     for axis, steps in ((1, down), (2, right)):
         x = _shift(x, axis, 0, steps.blocks * steps.stride)
     x = x.reshape(batch, down.blocks, down.stride, right.blocks, right.stride * channels)
-    spans = {}  # of each block the pixels that taps read, which lie side by side
-    for ahead, phase in right.taps:
-        start, _ = spans.get(ahead, (phase, phase))
-        spans[ahead] = start, phase + 1
-    return [
-        jnp.concatenate(
-            [
-                _shift(x[:, :, row, :, start * channels : end * channels], 2, ahead, right.out)
-                for ahead, (start, end) in spans.items()
-            ],
-            -1,
-        )
-        for row in range(down.stride)
-    ]
+
+    def window(x):
+        parts = []
+        for ahead, taps in groupby(right.taps, lambda tap: tap[0]):
+            phases = [phase for _, phase in taps]  # of pixels that lie side by side
+            part = x[..., phases[0] * channels : (phases[-1] + 1) * channels]
+            parts.append(_shift(part, 2, ahead, right.out))
+        return jnp.concatenate(parts, -1)
+
+    return [window(x[:, :, row]) for row in range(down.stride)]
 
 
 def _add_windows(windows: list, down: _Steps, right: _Steps):

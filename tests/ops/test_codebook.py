@@ -15,6 +15,13 @@ def test_the_nearest_code_is_the_nearest():
     np.testing.assert_array_equal(nearest(VECTORS, CODES), distances.argmin(-1))
 
 
+def test_of_equal_codes_and_of_those_that_are_no_numbers_the_nearest_is_that_of_argmin():
+    vectors = jnp.array([[0.0, 0.0], [1.0, 0.0], [jnp.nan, 0.0]])
+    codes = jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, -1.0], [2.0, 1.0]])
+    np.testing.assert_array_equal(nearest(vectors, codes), [1, 1, 0])
+    np.testing.assert_array_equal(nearest(vectors, codes.at[2].set(jnp.nan)), [2, 2, 0])
+
+
 def test_without_memory_a_code_is_the_mean_of_what_chose_it():
     chosen = nearest(VECTORS, CODES)
     usage = count(VECTORS, chosen, 4)

@@ -76,13 +76,15 @@ def test_values_and_gradients_are_those_of_lax(kind, seed):
 
 @pytest.mark.parametrize("kind", PAIRS)
 @pytest.mark.parametrize("piece", [1, 1_100, conv.PIECE])
+@pytest.mark.parametrize("batch", [2, 12, 37])
 @pytest.mark.parametrize("pads", [((1, 1), (1, 1)), ((0, 3), (-1, 2)), ((4, -1), (3, 3))])
 def test_gradients_without_a_stride_are_those_of_lax_by_pieces_of_any_size(
-    kind, piece, pads, monkeypatch
+    kind, piece, batch, pads, monkeypatch
 ):
-    """Of 7 and 8 rows: one at a time, two or three, halves; the last piece is full or not."""
+    """A row of an image, or several, or whole images, one or more; the last piece is full or not,
+    and so are the last rows."""
     monkeypatch.setattr(conv, "PIECE", piece)
-    x, k = draw(0, 2, 7, 5, 9), draw(1, 3, 2, 9, 9)
+    x, k = draw(0, batch, 7, 5, 9), draw(1, 3, 2, 9, 9)
     ours, theirs = (jax.jit(jax.grad(scalar(f, (1, 1), pads), (0, 1))) for f in PAIRS[kind])
     assert_trees_close(ours(x, k), theirs(x, k))
 

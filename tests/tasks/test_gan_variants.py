@@ -114,6 +114,29 @@ def test_a_penalty_is_float32_under_bfloat16(name, batch):
     assert np.all(found[0] > 0)
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"packing": 2}, {"conditioning": "projection"}, {"spectral_norm": True}], ids=str
+)
+def test_under_a_penalty_both_kinds_of_images_are_judged_as_they_are_apart(fields, batch):
+    """Also what the parameters learn from it, and statistics, which are those of one after the
+    other."""
+    apart, together = make(**fields).judge, make(penalty="r1", **fields).judge
+    task = make(**fields)
+    variables = task.init(KEY, batch).networks["discriminator"].variables()
+    label = batch["label"] if task.num_classes else None
+
+    def judged(judge):
+        def total(params):
+            given = {**variables, "params": params}
+            x, ids = batch["point"], batch["id"]
+            real, fake, stats = judge.both(given, x, x**2, ids, KEY, KEY, None, label)
+            return (jnp.sin(real) * jnp.cos(fake)).sum(), (real, fake, stats)
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
+
+    close(judged(together), judged(apart))
+
+
 def test_a_lazy_penalty_is_that_of_every_step_in_expectation(batch):
     def moved(every, steps):
         task = make(penalty="r1", penalty_every=every)
