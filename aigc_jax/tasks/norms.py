@@ -4,6 +4,7 @@ They are measured inside the compiled step, where the updates are made (`step.up
 leave it beside the family's metrics. A stored state holds none.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -51,17 +52,18 @@ def end(state: TrainState, metrics: Metrics) -> tuple[TrainState, Normed]:
     return state.replace(networks=networks), Normed(metrics, norms)
 
 
-def add(network: Network, grads: Any, updates: Any) -> Any:
+def add(network: Network, grads: Any, params: Any) -> Any:
     """The norms of a network with one more update; none where the step is not measured.
 
     Args:
         network: before the update.
         grads: the gradient as the optimizer gets it: of the whole batch, and not yet clipped.
-        updates: what is added to the parameters.
+        params: after the update.
     """
     if not network.norms:
         return network.norms
-    found = dict(zip(NAMES, map(global_norm, (grads, updates)), strict=True))
+    both = from_memory(_norms_of_update, grads, params, network.params)
+    found = dict(zip(NAMES, both, strict=True))
     one = jnp.ones((), jnp.int32)
     return {
         name: total.merge(clu_metrics.Average(total=found[name], count=one))  # pyright: ignore
@@ -69,7 +71,31 @@ def add(network: Network, grads: Any, updates: Any) -> Any:
     }
 
 
+def _norms_of_update(grads: Any, after: Any, before: Any) -> tuple[Array, Array]:
+    return global_norm(grads), global_norm(jax.tree.map(jnp.subtract, after, before))
+
+
+def from_memory(function: Callable[..., Any], *trees: Any) -> Any:
+    """`function(*trees)`, where a CPU computes the trees once, and not in every sum of them.
+
+    XLA's CPU backend makes a value anew wherever it is read: a gradient of two parts, and what an
+    optimizer adds, take longer so than the update. What the branches of a condition are given lies
+    in memory. Both are the function: the step of `gan/wgan_gp.py:mnist` is 0.94 of what it was.
+    """
+    arrays = jax.tree.leaves(trees)
+    if not arrays:
+        return function(*trees)
+
+    def in_branch(*trees):
+        either = jnp.ravel(jax.tree.leaves(trees)[0])[0] > 0
+        return jax.lax.cond(either, function, lambda *x: function(*x), *trees)
+
+    return jax.lax.platform_dependent(*trees, cpu=in_branch, default=function)
+
+
 def global_norm(tree: Any) -> Float[Array, ""]:
     """The square root of the sum of all squares, in float32; 0 of an empty tree."""
-    squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(tree)]
-    return jnp.sqrt(jnp.sum(jnp.stack(squares))) if squares else jnp.zeros(())
+    leaves = [jnp.atleast_1d(x).astype(jnp.float32) for x in jax.tree.leaves(tree)]
+    # Rows first: XLA's CPU backend sums those twice as fast as all at once.
+    squares = [jnp.square(x).sum(axis=-1).sum() for x in leaves]
+    return jnp.sqrt(jnp.stack(squares).sum()) if squares else jnp.zeros(())

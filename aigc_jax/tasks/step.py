@@ -172,5 +172,5 @@ def update_network(
         averaged: Any = optax.incremental_update(stats, ema_stats, 1.0 - ema_decay)
         newest = {name: tree for name, tree in stats.items() if name == SPECTRAL}
         ema_stats = {**averaged, **newest}
-    norms = norms_lib.add(network, grads, updates)
+    norms = norms_lib.add(network, grads, params)
     return Network(params, opt_state, stats, ema, ema_stats, network.frozen, norms)

@@ -97,3 +97,11 @@ def test_a_mean_that_older_code_began_goes_on():
     means = newer.means()
     assert means["loss"] == 3.0
     assert means["gradient_norm/model"] == means["update_norm/model"] == 7.0
+
+
+@pytest.mark.parametrize("first", [1.0, -1.0, np.nan])
+def test_what_is_read_from_memory_is_what_was_given(first):
+    tree = {"a": jnp.array([first, 2.0]), "b": jnp.array(3.0)}
+    found = jax.jit(lambda tree: norms.from_memory(norms.global_norm, tree))(tree)
+    np.testing.assert_allclose(found, norms.global_norm(tree), rtol=1e-6)
+    assert norms.from_memory(norms.global_norm, {}) == 0
