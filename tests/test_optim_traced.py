@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_optim import FORMULAS, PARAMS
+from test_optim import FORMULAS, PARAMS, make
 
 from aigc_jax import optim
 from aigc_jax.config import optimizer
@@ -58,3 +58,44 @@ def test_a_traced_number_does_what_the_number_does(name):
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=1e-6), found, expected
     )
+
+
+@pytest.mark.parametrize("name", [n for n in optim.OPTIMIZERS if "b1" in optim.defaults(n)])
+def test_a_b1_of_a_half_is_hidden_from_the_compiler_alone(name):
+    """XLA would make `g / 2 + m / 2` one multiplication and do it twice, once from a copy."""
+    row = optim.OPTIMIZERS[name]
+    decay = {row.decay: 0.0} if row.decay else {}
+    rate = optax.constant_schedule(0.1)
+    written = row.factory(rate, b1=0.5, **decay, **dict.fromkeys(row.masks, optim.matrices))
+    ours, _ = make(name, 0.1, b1=0.5)
+
+    def after(tx):
+        now, state = PARAMS["dense"], tx.init(PARAMS["dense"])
+        for _ in range(2):
+            updates, state = tx.update(jax.tree.map(jnp.cos, now), state, now)
+            now = optax.apply_updates(now, updates)
+        return now, state
+
+    found, expected = jax.jit(lambda: (after(ours), after(written)))()
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), found, expected
+    )
+
+
+def test_adam_with_a_b1_of_a_half_copies_no_moment():
+    params = jax.ShapeDtypeStruct((64, 128), jnp.float32)
+
+    def copies(b1):
+        tx, _ = make("adam", 0.1, b1=b1)
+
+        def step(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        run = jax.jit(step, donate_argnums=(0, 1)).lower(
+            params, jax.eval_shape(tx.init, params), params
+        )
+        return run.compile().as_text().count("f32[64,128]{1,0} copy(")
+
+    assert copies(0.5) == copies(0.9) == 0
