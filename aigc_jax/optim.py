@@ -75,12 +75,13 @@ def _with_hidden_half(factory: Callable, args: dict[str, Any]) -> optax.Gradient
     of the moment: the step of `gan/neutral.py:wgan` is 0.94 of what it was.
     """
     tx = factory(**args)
-    if args.get("b1") is None or isinstance(args["b1"], jax.Array) or args["b1"] != 0.5:
+    b1 = args.get("b1")
+    if isinstance(b1, jax.Array) or b1 != 0.5:
         return tx
 
     def update(updates, state, params=None):
-        b1 = jax.lax.optimization_barrier(jnp.asarray(0.5))
-        return factory(**args | {"b1": b1}).update(updates, state, params)
+        hidden = jax.lax.optimization_barrier(jnp.asarray(0.5))
+        return factory(**args | {"b1": hidden}).update(updates, state, params)
 
     return optax.GradientTransformation(tx.init, update)
 
