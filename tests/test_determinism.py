@@ -8,6 +8,7 @@ from runs import assert_same
 
 from aigc_jax import config_files
 from aigc_jax.experiment import Experiment
+from aigc_jax.ops.determinism import DETERMINISTIC, is_deterministic
 from aigc_jax.parallel import processes
 from aigc_jax.reproduce import row_config
 from aigc_jax.run.environment import environment
@@ -47,16 +48,16 @@ def test_the_switch_is_set_before_devices_are_and_recorded(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=false")
     config = row_config("flax_vae")
     processes.deterministic(config)
-    assert not processes.is_deterministic()
+    assert not is_deterministic()
     assert environment(0)["deterministic"] is False
     config.train.deterministic = True
     processes.deterministic(config)
     processes.deterministic(config)
     flags = os.environ["XLA_FLAGS"].split()
-    assert flags == ["--xla_cpu_enable_fast_math=false", processes.DETERMINISTIC]
+    assert flags == ["--xla_cpu_enable_fast_math=false", DETERMINISTIC]
     recorded = environment(0)
     assert recorded["deterministic"] is True
     assert recorded["variables"]["XLA_FLAGS"] == os.environ["XLA_FLAGS"]
     processes.check_deterministic(config)  # a CPU needs none
     monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_deterministic_ops=false")
-    assert not processes.is_deterministic()
+    assert not is_deterministic()

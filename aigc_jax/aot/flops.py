@@ -36,7 +36,10 @@ def count(fn: Callable, *args: Any, needed: bool = False) -> int:
     - remat: what it computes again counts, so this is more than the model FLOPs of MFU. Count the
       same model without remat for those;
     - shard_map and pmap: the body on one device times the devices;
-    - a Pallas kernel: see `kernel_flops`.
+    - a Pallas kernel: see `kernel_flops`;
+    - cuDNN's attention: 2 x batch x heads x head_dim for each score that its mask leaves (of a
+      causal one about half) in each of its products, two forward and five backward, of which the
+      scores are computed again. Documents and padding are no such mask.
 
     Args:
         fn: what to count.
@@ -225,6 +228,8 @@ def _count_equation(eqn: JaxprEqn, needed: bool) -> int:
         masks = [x.shape for x in avals if jnp.issubdtype(x.dtype, jnp.integer)]
         arrays = [x.shape for x in avals if jnp.issubdtype(x.dtype, jnp.floating)]
         return kernel_flops(params["name"], masks, arrays, needed)
+    if eqn.primitive.name in _CUDNN:
+        return _CUDNN[eqn.primitive.name][needed] * _count_scores(eqn)
     bodies = [_count_scope(body, needed) for body in _bodies(params)]
     match eqn.primitive.name:
         case "dot_general":
@@ -244,6 +249,22 @@ def _count_equation(eqn: JaxprEqn, needed: bool) -> int:
                 "lax.scan or lax.fori_loop with static bounds"
             )
     return sum(bodies)
+
+
+# Products of the scores' shape in cuDNN's attention, and those that no other pass does.
+_CUDNN = {"dot_product_attention_fwd_wrapper": (2, 2), "dot_product_attention_bwd_wrapper": (5, 4)}
+
+
+def _count_scores(eqn: JaxprEqn) -> int:
+    """FLOPs of one product that makes the scores of cuDNN's attention, `[batch length heads dim]`
+    by `[batch memory heads dim]`."""
+    query, key = (var.aval.shape for var in eqn.invars[:2])
+    length, memory = query[1], key[1]
+    seen = length * memory
+    if eqn.params["mask_type"].name == "CAUSAL":
+        window = eqn.params["sliding_window_length"] or length
+        seen = sum(min(place + 1, window) for place in range(length))
+    return 2 * query[0] * query[2] * query[3] * seen
 
 
 def _bodies(params: dict[str, Any]) -> list[Jaxpr]:

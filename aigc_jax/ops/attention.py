@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from aigc_jax.ops.determinism import is_deterministic
 from aigc_jax.ops.layout import BATCH_AXES, TENSOR_AXIS, free_axes
 
 
@@ -77,6 +78,28 @@ def same_segment(
     return (queries[:, :, None] == keys[:, None, :])[:, None]
 
 
+def cudnn_applies(
+    query: Float[Array, "batch length heads head_dim"], *, causal: bool = True, window: int = 0
+) -> bool:
+    """Whether `dot_product_attention` is cuDNN's kernel for such queries: no scores in memory.
+
+    They are of 16 bits, on an NVIDIA GPU of compute capability 8.0 (A100) or later; heads are of a
+    multiple of 8 numbers, at most 128, and the length is even; a window is a causal one. Programs
+    that are to give the same bits at every run do without: XLA cannot compile the kernel for them
+    (seen in jaxlib 0.11.2 on an H200).
+    """
+    if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    if is_deterministic():
+        return False
+    # "9.0"; of AMD's GPUs "gfx942".
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    major = capability.partition(".")[0]
+    _, length, _, head_dim = query.shape
+    fits = head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+    return major.isdigit() and int(major) >= 8 and fits and (causal or not window)
+
+
 def dot_product_attention(
     query: Float[Array, "batch length heads head_dim"],
     key: Float[Array, "batch length kv_heads head_dim"],
@@ -86,16 +109,13 @@ def dot_product_attention(
     window: int = 0,
     segments: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length heads head_dim"]:
-    """`causal_attention`, or attention to all tokens, by `jax.nn.dot_product_attention`: on GPUs
-    cuDNN's kernel for operands of 16 bits, elsewhere XLA's products.
+    """`causal_attention`, or attention to all tokens, by `jax.nn.dot_product_attention`: cuDNN's
+    kernel where it applies, elsewhere XLA's products.
 
     Args:
         query, key, value, window, segments: as for `causal_attention`.
         causal: whether no token sees a later one.
     """
-    backend = "xla"
-    if query.dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu":
-        backend = "cudnn"
     out = jax.nn.dot_product_attention(
         query,
         key,
@@ -103,7 +123,7 @@ def dot_product_attention(
         mask=None if segments is None else same_segment(segments, segments),
         is_causal=causal,
         local_window_size=(window - 1, 0) if window else None,
-        implementation=backend,
+        implementation="cudnn" if cudnn_applies(query, causal=causal, window=window) else "xla",
     )
     return checkpoint_name(out, "attention")
 

@@ -6,7 +6,6 @@ import functools
 import glob
 import importlib.util
 import os
-import re
 import sys
 
 import jax
@@ -16,6 +15,7 @@ from jaxtyping import Float
 
 from aigc_jax.config import Config
 from aigc_jax.errors import UserError, first_line
+from aigc_jax.ops.determinism import DETERMINISTIC, is_deterministic
 from aigc_jax.parallel.peers import Peers
 
 _LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # the number of processes, by launcher
@@ -130,9 +130,6 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-
-
 def deterministic(config: Config) -> None:
     """With `config.train.deterministic`, has XLA's GPU programs give the same bits at every run:
     no atomic sums, no kernels chosen by how fast they were; an operation without such a form is
@@ -143,12 +140,6 @@ def deterministic(config: Config) -> None:
     """
     if config.train.get("deterministic") and not is_deterministic() and not _on_tpu():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
-
-
-def is_deterministic() -> bool:
-    """Whether GPU programs of this process are so; those of a CPU and a TPU need no switch."""
-    given = re.findall(r"--xla_gpu_deterministic_ops(?:=(\S+))?", os.environ.get("XLA_FLAGS", ""))
-    return bool(given) and given[-1].lower() in ("", "true", "1")
 
 
 def check_deterministic(config: Config) -> None:

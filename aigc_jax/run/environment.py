@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from aigc_jax.parallel.processes import is_deterministic
+from aigc_jax.ops.determinism import is_deterministic
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "clu", "grain", "numpy")
 REPEAT = ("git_commit", "versions", "python", "cpu_count", "deterministic", "variables")
@@ -23,7 +23,7 @@ VARIABLES = ("XLA_", "JAX_", "LIBTPU_", "NCCL_", "CUDA_", "GLIBC_TUNABLES", "LD_
 def environment(seed: int) -> dict[str, Any]:
     """Versions, devices, git commit, command, seed and the environment variables that change
     numbers or speed: what it takes to repeat a run; and whether GPU programs were deterministic
-    (`processes.is_deterministic`)."""
+    (`ops.determinism`)."""
     return {
         "command": sys.argv,
         "seed": seed,

@@ -17,6 +17,7 @@ from aigc_jax.aot.chips import peak_flops
 from aigc_jax.models import gan as gan_models
 from aigc_jax.models import vae as vae_models
 from aigc_jax.models.transformer import GPT
+from aigc_jax.ops.attention import dot_product_attention
 from aigc_jax.tasks.causal_lm import CausalLM
 from aigc_jax.tasks.gan import GAN
 from aigc_jax.tasks.vae import VAE
@@ -180,6 +181,30 @@ def test_remat_counts_the_second_forward_pass():
     for wrap in (lambda f: f, jax.jit):
         counted = flops.count(wrap(jax.grad(loss)), params, shape(4, 5))
         assert counted - flops.count(wrap(jax.grad(plain)), params, shape(4, 5)) == again
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen"),
+    [({}, 36), ({"window": 3}, 1 + 2 + 6 * 3), ({"causal": False}, 64)],
+    ids=["causal", "window", "encoder"],
+)
+def test_cudnns_attention_counts_the_scores_that_are_seen(settings, seen, monkeypatch):
+    """Forward and backward 2 + 5 products, 2 + 4 of them needed; by vmap as many for each."""
+    cudnn = "jax._src.cudnn.fused_attention_stablehlo"
+    monkeypatch.setattr(f"{cudnn}.check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(f"{cudnn}.check_compute_capability", lambda _: True)
+    monkeypatch.setattr(f"{cudnn}.is_cuda_compute_capability_equal", lambda _: False)
+    monkeypatch.setattr("aigc_jax.ops.attention.cudnn_applies", lambda *_, **__: True)
+    heads = [jax.ShapeDtypeStruct((5, 2, 8, n, 16), jnp.bfloat16) for n in (4, 2, 2)]
+
+    def loss(*operands):
+        out = dot_product_attention(*operands, **settings).astype(jnp.float32)
+        return jnp.square(out).sum()
+
+    step = jax.vmap(jax.grad(loss, argnums=(0, 1, 2)))
+    product = 5 * 2 * 2 * 4 * 16 * seen
+    assert flops.count(step, *heads) == 7 * product
+    assert flops.count(step, *heads, needed=True) == 6 * product
 
 
 def test_cond_counts_its_dearest_branch():

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.aot import topology
 from aigc_jax.aot.hlo import analyse
-from aigc_jax.ops.attention import causal_attention, splash_applies, splash_attention
+from aigc_jax.ops.attention import (
+    causal_attention,
+    cudnn_applies,
+    splash_applies,
+    splash_attention,
+)
+from aigc_jax.ops.determinism import DETERMINISTIC
 
 LENGTH, HEADS, HEAD_DIM = 256, 2, 16
 
@@ -113,6 +120,28 @@ def test_the_kernel_is_for_tpus_and_whole_tiles():
     assert not applies("TPU v5 lite", batch=6)
     assert not applies("TPU v5 lite", heads=3)
     assert not splash_applies(jnp.zeros((8, LENGTH, 4, HEAD_DIM)))  # no mesh
+
+
+def test_cudnn_is_for_16_bits_on_nvidias_gpus(monkeypatch):
+    def applies(capability="9.0", dtype=jnp.bfloat16, length=8, head_dim=64, **settings):
+        device = types.SimpleNamespace(compute_capability=capability)
+        monkeypatch.setattr(jax, "local_devices", lambda: [device])
+        return cudnn_applies(jnp.zeros((1, length, 2, head_dim), dtype), **settings)
+
+    assert not applies()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert applies()
+    assert applies("12.0", jnp.float16, window=4)
+    assert not applies("7.5")
+    assert not applies("gfx942")
+    assert not applies(dtype=jnp.float32)
+    assert not applies(length=7)
+    assert not applies(head_dim=12)
+    assert not applies(head_dim=256)
+    assert applies(causal=False)
+    assert not applies(causal=False, window=4)
+    monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC)
+    assert not applies()
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -14,6 +14,7 @@ from aigc_jax.ops.attention import (
     attention,
     cached_attention,
     causal_attention,
+    cudnn_applies,
     dot_product_attention,
     same_segment,
     splash_applies,
@@ -115,16 +116,11 @@ class Block(nn.Module):
         check_heads(self.num_heads)
         check_heads(self.num_kv_heads, "num_kv_heads")
         drops = ids is not None and self.dropout > 0.0
+        kernel = None if drops else self._kernel(query)
         if cache is not None:
             h = cached_attention(query, cache.keys, cache.values, position, self.window)
-        elif self.attention == "auto" and not drops and splash_applies(query):
-            h = splash_attention(
-                query, key, value, window=self.window, segments=segments, causal=self.causal
-            )
-        elif self.attention == "dot_product" and not drops:
-            h = dot_product_attention(
-                query, key, value, window=self.window, segments=segments, causal=self.causal
-            )
+        elif kernel is not None:
+            h = kernel(query, key, value, window=self.window, segments=segments, causal=self.causal)
         else:
             dropout = Dropout(self.dropout, name="attention_dropout")
             drop = lambda w: dropout(w, ids)  # noqa: E731
@@ -134,6 +130,15 @@ class Block(nn.Module):
                 visible = None if segments is None else same_segment(segments, segments)
                 h = attention(query, key, value, visible, drop)
         return self._attention_out(h, x, "attention_out"), cache
+
+    def _kernel(self, query):
+        """The attention that the config and these queries choose; None: the reference."""
+        if self.attention == "auto" and splash_applies(query):
+            return splash_attention
+        cudnn = cudnn_applies(query, causal=self.causal, window=self.window)
+        if self.attention == "dot_product" or (self.attention == "auto" and cudnn):
+            return dot_product_attention
+        return None
 
     def _cross_attention(self, x, ids, seen, segments, memory, memory_segments):
         embed_dim = x.shape[-1]

@@ -61,9 +61,10 @@ class GPT(nn.Module):
             along a leading axis, where otherwise each block is compiled and has its own
             `blocks_0/...`. `stack_layers` and `unstack_layers` turn one layout into the other. A
             scanned model draws other initial weights and dropout masks.
-        attention: "auto" takes the TPU kernel where the mesh is of TPUs and the shapes suit it
-            (`splash_applies`), without dropout and cache; "xla" never does; "dot_product" takes
-            `jax.nn.dot_product_attention`, without dropout and cache, which is cuDNN's on GPUs.
+        attention: without dropout and cache, "auto" takes the TPU kernel where the mesh is of TPUs
+            and the shapes suit it (`splash_applies`), and on NVIDIA GPUs cuDNN's in 16 bits
+            (`cudnn_applies`); "xla" takes none; "dot_product" is `jax.nn.dot_product_attention`,
+            cuDNN's where that applies.
         positions: "learned", a table of `block_size` rows; or "rope", turned queries and keys
             (`ops.rope.rotate`).
         rope_base: of the angles.
