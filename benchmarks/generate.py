@@ -3,13 +3,14 @@
   python benchmarks/generate.py                     batch 1 and 32, 6 layers x 384
   python benchmarks/generate.py --rounds=9 --vocabulary=50257
 
-Needs the extra `peers`. Every contender is a process of its own that reads the same files; they
-take turns, and the ratio is taken within each round: a machine that slows down slows all of them
-down. Before anything is timed all have to write the same tokens. Contenders:
+Needs the extra `peers`. All run on a GPU where JAX and PyTorch see one, else on the CPU's cores, in
+float32 with products in full precision. Every contender is a process of its own that reads the same
+files; they take turns, and the ratio is taken within each round: a machine that slows down slows
+all of them down. Before anything is timed all have to write the same tokens. Contenders:
 
-  ours                  `generate.text.TextGenerator`, the batch split over the cores as devices
+  ours                  `generate.text.TextGenerator`, on a CPU the batch split over the cores
   transformers          `generate` as it stands
-  transformers_static   with cache_implementation="static"
+  transformers_static   with cache_implementation="static"; on a GPU it compiles its forward pass
   torch                 a loop in PyTorch, keys and values in tensors that are written in place
 
 A round's time is that of one call, prompt included; `first` is that of a call for one new token.
@@ -28,6 +29,7 @@ from pathlib import Path
 
 CONTENDERS = ("ours", "transformers", "transformers_static", "torch")
 PROMPT = 16
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu"}  # PyTorch's names and JAX's
 
 
 def main() -> None:
@@ -66,7 +68,8 @@ def main() -> None:
             for process in processes.values():
                 process.kill()
     shape = {k: getattr(args, k) for k in ("layers", "width", "vocabulary", "context", "new")}
-    print(json.dumps({**shape, "prompt": PROMPT, "rounds": args.rounds, "batches": results}))
+    about = {"prompt": PROMPT, "rounds": args.rounds}
+    print(json.dumps({**shape, **about, "batches": results}))
 
 
 def compare(processes, batch: int, args) -> dict:
@@ -81,11 +84,14 @@ def compare(processes, batch: int, args) -> dict:
             raise SystemExit(f"{name} ended; VERBOSE=1 shows why")
         return json.loads(line)
 
-    tokens = {name: ask(name, args.new)["tokens"] for name in CONTENDERS}
+    answers = {name: ask(name, args.new) for name in CONTENDERS}
     for name in CONTENDERS:
         ask(name, 1)
-        if tokens[name] != tokens["ours"]:
+        if answers[name]["tokens"] != answers["ours"]["tokens"]:
             raise SystemExit(f"{name} writes other tokens than ours")
+        if answers[name]["platform"] != answers["ours"]["platform"]:
+            platforms = {name: answer["platform"] for name, answer in answers.items()}
+            raise SystemExit(f"not all on the same kind of device: {platforms}")
     whole = {name: [] for name in CONTENDERS}
     first = {name: [] for name in CONTENDERS}
     for turn in range(args.rounds):
@@ -102,6 +108,7 @@ def compare(processes, batch: int, args) -> dict:
         }
         for name in CONTENDERS
     }
+    found["platform"] = answers["ours"]["platform"]
     found["ratio_to_best_peer"] = {
         "median": round(statistics.median(ratios), 2),
         "least": round(min(ratios), 2),
@@ -115,14 +122,16 @@ def contend(args) -> None:
     """Answers lines `BATCH NEW` with the time and the tokens of a call."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print
-    generate = {"ours": ours, "torch": plain_torch}.get(args.contender, transformers_generate)(args)
+    build = {"ours": ours, "torch": plain_torch}.get(args.contender, transformers_generate)
+    generate, platform = build(args)
     for line in sys.stdin:
         batch, new = map(int, line.split())
         prompt = [[(7 * i + 3 * j) % args.vocabulary for j in range(PROMPT)] for i in range(batch)]
         start = time.perf_counter()
         tokens = generate(prompt, new)
         seconds = time.perf_counter() - start
-        out.write(json.dumps({"seconds": seconds, "tokens": [list(map(int, t)) for t in tokens]}))
+        tokens = [list(map(int, t)) for t in tokens]
+        out.write(json.dumps({"seconds": seconds, "tokens": tokens, "platform": platform}))
         out.write("\n")
         out.flush()
 
@@ -133,6 +142,8 @@ def ours(args):
     # A pool as small as the number of devices can deadlock, see `parallel.processes.cpu_devices`.
     os.environ.setdefault("NPROC", str(4 * len(os.sched_getaffinity(0))))
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    # A GPU's products would have the 10 bits of TF32, which PyTorch's have on request alone.
+    jax.config.update("jax_default_matmul_precision", "highest")
     import numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -144,7 +155,7 @@ def ours(args):
 
     keep_host_memory()
     found = huggingface.read(Path(args.model))
-    devices = len(jax.devices())
+    devices = jax.local_device_count() if jax.default_backend() == "cpu" else 1
     mesh = jax.make_mesh((devices, 1), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
     variables = {"params": found.parameters}
     one = jax.device_put(variables, jax.devices()[0])
@@ -163,19 +174,19 @@ def ours(args):
                 texts = together(all_of_them, prompts, options, key)
         return [text.tokens for text in texts]
 
-    return generate
+    return generate, jax.default_backend()
 
 
 def transformers_generate(args):
     import torch
     from transformers import AutoModelForCausalLM
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    model = AutoModelForCausalLM.from_pretrained(args.model).eval()
+    device = torch_device(torch)
+    model = AutoModelForCausalLM.from_pretrained(args.model).eval().to(device)
     more = {"cache_implementation": "static"} if args.contender.endswith("static") else {}
 
     def generate(prompt, new):
-        tokens = torch.tensor(prompt)
+        tokens = torch.tensor(prompt, device=device)
         with torch.inference_mode():
             return model.generate(
                 tokens,
@@ -187,7 +198,7 @@ def transformers_generate(args):
                 **more,
             ).tolist()
 
-    return generate
+    return generate, PLATFORMS[device]
 
 
 def plain_torch(args):
@@ -195,9 +206,9 @@ def plain_torch(args):
     import torch.nn.functional as F
     from safetensors.torch import load_file
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = torch_device(torch)
     w = {
-        k.removeprefix("transformer."): x
+        k.removeprefix("transformer."): x.to(device)
         for k, x in load_file(f"{args.model}/model.safetensors").items()
     }
     heads, width = args.heads, args.width
@@ -229,9 +240,10 @@ def plain_torch(args):
 
     def generate(prompt, new):
         with torch.inference_mode():
-            tokens = torch.tensor(prompt)
+            tokens = torch.tensor(prompt, device=device)
             size = (len(prompt), heads, tokens.shape[1] + new, width // heads)
-            caches = [(torch.empty(size), torch.empty(size)) for _ in range(args.layers)]
+            empty = lambda: torch.empty(size, device=device)  # noqa: E731
+            caches = [(empty(), empty()) for _ in range(args.layers)]
             out, last, start = [tokens], tokens, 0
             for _ in range(new):
                 logits = forward(last, caches, start)
@@ -240,7 +252,12 @@ def plain_torch(args):
                 out.append(last)
             return torch.cat(out, dim=1).tolist()
 
-    return generate
+    return generate, PLATFORMS[device]
+
+
+def torch_device(torch) -> str:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_model(folder: str, args) -> None:
