@@ -19,7 +19,10 @@ ROW = Row(
     source="Lucic et al. 2018 have FID by Inception v3 alone: 26.5 at best, about 32 by default",
     protocol="Frechet distance of 10,000 generated images to the 10,000 test images, features of "
     "the classifier of clothes (docs/metrics.md)",
-    wall={"1 CPU core": "5 h, reckoned from 400 steps"},
+    wall={
+        "1 CPU core": "6 h, reckoned from one seed",
+        "1 NVIDIA H200": "7 min, beside two other rows",
+    },
     deviations="other features than Inception's, so no published figure can be compared; with its "
     "weights in AIGC_INCEPTION_WEIGHTS the FID is measured besides",
     unit="squared distance",
