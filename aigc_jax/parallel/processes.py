@@ -6,6 +6,7 @@ import functools
 import glob
 import importlib.util
 import os
+import re
 import sys
 
 import jax
