@@ -10,14 +10,17 @@ from jaxtyping import Array, Float, Int
 
 from aigc_jax import rng
 from aigc_jax.ops.layout import unshard
+from aigc_jax.ops.product import product
 
 
-def _product(x: Array, kernel: Array, *args, **kwargs) -> Array:
-    return jax.lax.dot_general(x, unshard(kernel), *args, **kwargs)
+def _of_rows(x: Array, kernel: Array, *_, precision: None = None) -> Array:
+    """What `nn.Dense` asks of `lax.dot_general`."""
+    kernel = unshard(kernel)
+    return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-Dense = functools.partial(nn.Dense, dot_general=_product)
-"""`nn.Dense`, its kernel made whole where it is used (`ops.layout.unshard`)."""
+Dense = functools.partial(nn.Dense, dot_general=_of_rows)
+"""`nn.Dense` by `ops.product`, its kernel made whole where it is used (`ops.layout.unshard`)."""
 
 
 class Dropout(nn.Module):

@@ -29,6 +29,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from aigc_jax.errors import UserError
+from aigc_jax.ops.layout import varying
 
 Pair = tuple[int, int]  # of the vertical and the horizontal dimension
 Pads = tuple[Pair, ...]  # (low, high) of each
@@ -55,7 +56,7 @@ def conv2d(
     if isinstance(padding, str):
         _check(padding)
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    return _conv(x, _varying(kernel, x), strides, _pads(padding))
+    return _conv(x, varying(kernel, x), strides, _pads(padding))
 
 
 def conv_transpose2d(
@@ -76,7 +77,7 @@ def conv_transpose2d(
     if isinstance(padding, str):
         _check(padding)
         padding = [_transpose_pad(padding, *ks) for ks in zip(kernel.shape, strides)]
-    return _conv_transpose(x, _varying(kernel, x), strides, _pads(padding))
+    return _conv_transpose(x, varying(kernel, x), strides, _pads(padding))
 
 
 def _check(padding: str) -> None:
@@ -95,15 +96,6 @@ def _transpose_pad(padding: str, size: int, stride: int) -> Pair:
         return size - 1, max(size, stride) - 1
     low = size - 1 if stride > size - 1 else -(-(size + stride - 2) // 2)
     return low, size + stride - 2 - low
-
-
-def _varying(kernel, x):
-    """The kernel, under `shard_map` marked as varying over the devices that split x.
-
-    Then its gradient, a sum over the examples of one device, is in turn summed over the devices.
-    Elsewhere the added zero is folded away.
-    """
-    return kernel + jnp.zeros_like(x, shape=())
 
 
 # --- the family: dT/dy, dT/dx and dT/dk ---

@@ -17,8 +17,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Shaped
 
 BATCH_AXES = ("data", "fsdp")  # the batch is split over both: FSDP devices see different examples
 TENSOR_AXIS = "tensor"
@@ -131,3 +132,12 @@ def _constrain(x, split: dict, tensor_axis: int | None):
         split = {**split, tensor_axis % x.ndim: TENSOR_AXIS}
     spec = PartitionSpec(*[split.get(axis) for axis in range(x.ndim)])
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def varying(kernel: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The kernel, under `shard_map` marked as varying over the devices that split x.
+
+    Then its gradient, a sum over the examples of one device, is in turn summed over the devices.
+    Elsewhere the added zero is folded away.
+    """
+    return kernel + jnp.zeros_like(x, shape=())
