@@ -9,7 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aigc_jax.models import gan as models
 from aigc_jax.models.gan.layers import CONDITIONINGS, SPECTRAL
-from aigc_jax.tasks.gan_judge import in_packs, in_rows, packed
+from aigc_jax.models.gan.neutral import NeutralDiscriminator
+from aigc_jax.tasks.gan_judge import Judge, in_packs, in_rows, packed
 from aigc_jax.tasks.gan_losses import LOSSES
 from aigc_jax.tasks.gan_penalties import PENALTIES
 from aigc_jax.tasks.gan_task import GAN
@@ -135,6 +136,34 @@ def test_under_a_penalty_both_kinds_of_images_are_judged_as_they_are_apart(field
         return jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
 
     close(judged(together), judged(apart))
+
+
+@pytest.mark.parametrize("fields", [{}, {"conditioning": "projection", "num_classes": 3}], ids=str)
+def test_the_neutral_discriminator_judges_both_at_once_as_one_after_the_other(fields):
+    """With batch norm: each kind has statistics of its own, the averages take real images first."""
+    module = NeutralDiscriminator(features=(2, 3, 5), **fields)
+    real, fake = jax.random.normal(KEY, (2, 4, 12, 12, 1))
+    fake = 3.0 * fake + 1.0
+    ids, label = jnp.arange(4), jnp.array([0, 2, 1, 1]) if fields else None
+    variables = module.init(KEY, real, None, label=label)
+    judge = Judge(module, 1, 0.0, 0, (), "none", 0.0, 1)
+
+    def apart(given):
+        seen, stats = judge(given, real, ids, KEY, None, label)
+        return seen, *judge({**given, **stats}, fake, ids, KEY, None, label)
+
+    def both(given):
+        return judge.both(given, real, fake, ids, KEY, KEY, None, label)
+
+    def judged(way):
+        def total(params):
+            seen_real, seen_fake, stats = way({**variables, "params": params})
+            loss = (jnp.sin(seen_real) * jnp.cos(seen_fake)).sum()
+            return loss, (seen_real, seen_fake, stats)
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(variables["params"])
+
+    close(judged(both), judged(apart))
 
 
 def test_a_lazy_penalty_is_that_of_every_step_in_expectation(batch):

@@ -88,12 +88,25 @@ def batch_norm(
     momentum: float,
     epsilon: float,
     dtype: DTypeLike,
+    parts: int = 1,
 ) -> Callable[[Array], Array]:
-    """What makes a layer of batch norm and applies it; one with classes if there are some."""
+    """What makes a layer of batch norm and applies it; one with classes if there are some.
+
+    Without classes several batches may lie in turn in one, a row of each, `parts` of them: each has
+    statistics of its own, and the moving averages take one after the other.
+    """
     shared = {"momentum": momentum, "epsilon": epsilon, "dtype": dtype}
     if num_classes:
         return lambda x: ClassBatchNorm(num_classes, **shared)(x, label, train, axis)
-    return lambda x: nn.BatchNorm(use_running_average=not train, axis_name=axis, **shared)(x)
+
+    def normed(x: Array) -> Array:
+        layer = nn.BatchNorm(use_running_average=not train, axis_name=axis, **shared)
+        if parts == 1:
+            return layer(x)
+        apart = x.reshape(-1, parts, *x.shape[1:])
+        return jnp.stack([layer(apart[:, i]) for i in range(parts)], axis=1).reshape(x.shape)
+
+    return normed
 
 
 def spectral(layer: nn.Module, on: bool, update: bool) -> Callable[[Array], Array]:

@@ -125,7 +125,9 @@ class NeutralDiscriminator(nn.Module):
         ids: Int[Array, "batch"] | None,
         axis: str | None = None,
         label: Labels = None,
+        parts: int = 1,
     ) -> Float[Array, "batch *outputs"]:
+        """Logits; x may be several batches in turn, a row of each, `parts` of them."""
         train = ids is not None
         init: dict[str, Any] = {"kernel_init": kernel_init(self.init_std)}
         norm = batch_norm(
@@ -136,6 +138,7 @@ class NeutralDiscriminator(nn.Module):
             momentum=self.momentum,
             epsilon=self.epsilon,
             dtype=self.dtype,
+            parts=parts,
         )
 
         def block(x: Array, layer: nn.Module, normed: bool) -> Array:
