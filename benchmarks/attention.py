@@ -36,6 +36,10 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
     parser.add_argument("--rounds", type=int, default=8)
     args = parser.parse_args()
+    if min(args.batch, args.length, args.kv_heads, args.head_dim, args.rounds) < 1:
+        parser.error("sizes and rounds are at least 1")
+    if args.heads < args.kv_heads or args.heads % args.kv_heads:
+        parser.error(f"--kv-heads={args.kv_heads} does not divide --heads={args.heads}")
     kinds = {}
     for name, (settings, kv_heads) in kinds_of(args).items():
         kinds[name] = compare(settings, kv_heads, args)
@@ -49,7 +53,7 @@ def main() -> None:
 
 def kinds_of(args) -> dict[str, tuple[dict, int]]:
     """Name -> the keyword arguments of a kind of attention, and its heads of keys and values."""
-    documents = jnp.arange(args.length) // max(1, args.length // 3)
+    documents = 3 * jnp.arange(args.length) // args.length
     padded = (jnp.arange(args.length) < args.length * 3 // 4).astype(jnp.int32)
     documents, padded = (
         jnp.broadcast_to(x, (args.batch, args.length)) for x in (documents, padded)

@@ -90,7 +90,7 @@ def cudnn_applies(
     """
     if jax.default_backend() != "gpu" or query.dtype not in (jnp.bfloat16, jnp.float16):
         return False
-    if is_deterministic():
+    if is_deterministic() or _for_tpus():
         return False
     # "9.0"; of AMD's GPUs "gfx942".
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
@@ -196,12 +196,17 @@ def splash_applies(query: Float[Array, "batch length heads head_dim"]) -> bool:
     a slice that is not there; its axes divide batch and heads; and the kernel's tiles of 128 divide
     the length.
     """
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    if device is None or not device.device_kind.startswith("TPU") or query.shape[1] % 128:
+    if not _for_tpus() or query.shape[1] % 128:
         return False
     sizes = free_axes()
     shards = math.prod(sizes.get(name, 1) for name in BATCH_AXES)
     return query.shape[0] % shards == 0 and query.shape[2] % sizes.get(TENSOR_AXIS, 1) == 0
+
+
+def _for_tpus() -> bool:
+    """Whether the mesh that is set is of TPUs, those of a slice that is not there included."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return device is not None and device.device_kind.startswith("TPU")
 
 
 def splash_attention(

@@ -140,6 +140,10 @@ def test_cudnn_is_for_16_bits_on_nvidias_gpus(monkeypatch):
     assert not applies(head_dim=256)
     assert applies(causal=False)
     assert not applies(causal=False, window=4)
+    # A GPU's host that compiles for TPUs.
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device_of("TPU v5 lite"))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert not applies()
     monkeypatch.setenv("XLA_FLAGS", DETERMINISTIC)
     assert not applies()
 
