@@ -6,6 +6,7 @@ and `gan_penalties.py`; `gan.py` makes the task from a config.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -23,6 +24,7 @@ from aigc_jax.tasks.gan_metrics import accuracies, gathered
 from aigc_jax.tasks.gan_penalties import standard_deviation
 from aigc_jax.tasks.step import (
     average,
+    clipped,
     create_network,
     interleaved,
     sum_over,
@@ -136,13 +138,18 @@ class GAN:
     ) -> tuple[TrainState, Metrics]:
         """The discriminator's updates, then the generator's through the updated discriminator.
 
-        Both judge the same images: with one update each the compiler makes them once.
+        Both judge the same images, which are made once where one update of each takes the whole
+        batch. (Written down twice, XLA makes those of a batch norm twice.)
         """
         generator, discriminator = state.networks["generator"], state.networks["discriminator"]
         key_z, *keys = jax.random.split(key, 4)
         views = jax.random.split(jax.random.fold_in(key, 4), 5)  # 0 to 3 are split off
         batch = dict(batch, z=self._noise(key_z, batch["id"]))
-        updates = self.discriminator_steps
+        updates, made = self.discriminator_steps, None
+        if updates == self.accumulate == 1:
+            generate = partial(self._generate, generator, batch=batch, axis=axis)
+            made = jax.vjp(generate, generator.params, has_aux=True)
+            batch = {**batch, "made": made[0]}
 
         def update(discriminator, given):
             batch, number = given
@@ -159,7 +166,7 @@ class GAN:
             metrics_d = jax.tree.map(lambda x: x.sum(axis=0), metrics_d)
             batch = jax.tree.map(lambda x: x[-1], batches)
         generator, metrics_g = self._update_generator(
-            generator, discriminator, batch, state.step, (*keys, *views), axis
+            generator, discriminator, batch, made, state.step, (*keys, *views), axis
         )
         networks = {"generator": generator, "discriminator": discriminator}
         return state.after_step(networks), gathered(**metrics_d, **metrics_g)
@@ -184,7 +191,9 @@ class GAN:
         def loss_fn(params, batch):
             batch = in_rows(batch, self.packing)
             ids, label = batch["id"], self._label(batch)
-            made, _ = self._generate(generator, generator.params, batch, axis)
+            made = batch.get("made")
+            if made is None:
+                made, _ = self._generate(generator, generator.params, batch, axis)
             real_image = judge.sees(batch[self.feature], see_real, ids, step)
             fake_image = judge.sees(made, see_fake, ids, step)
             variables = discriminator.variables(params)
@@ -220,18 +229,21 @@ class GAN:
         generator: Network,
         discriminator: Network,
         batch: Batch,
+        made: tuple[Array, Any, Any] | None,
         step: Int[Array, ""],
         keys: Any,
         axis: str | None,
     ) -> tuple[Network, dict[str, Any]]:
-        """One update through the discriminator, which stays as it is."""
+        """One update through the discriminator, which stays as it is. What is `made` already: the
+        images, their pullback to the generator's parameters, the statistics after them."""
+        given, pull, after = made or (generator.params, None, None)
         key_real, _, key_judged, see_real, _, see_judged, *_ = keys
         losses, judge = LOSSES[self.loss], self.judge
 
-        def loss_fn(params, batch):
+        def loss_fn(given, batch):
             batch = in_rows(batch, self.packing)
             ids, label, variables = batch["id"], self._label(batch), discriminator.variables()
-            image, stats = self._generate(generator, params, batch, axis)
+            image, stats = (given, after) if made else self._generate(generator, given, batch, axis)
             image = judge.sees(image, see_judged, ids, step)
             seen, _ = judge(variables, image, ids, key_judged, axis, label)
             fake = logit(seen)
@@ -250,7 +262,7 @@ class GAN:
             return total.sum(), (jnp.float32(loss.size), metrics, stats)
 
         grads, metrics, stats = weighted_gradient(
-            loss_fn, generator.params, in_packs(batch, self.packing), self.accumulate, axis
+            loss_fn, given, in_packs(batch, self.packing), self.accumulate, axis, pull
         )
         tx = self.tx["generator"]
         return update_network(generator, grads, stats, tx, self.ema_decay), metrics
@@ -383,14 +395,3 @@ class GAN:
 
     def _shown(self, x: Array) -> Array:
         return (x + 1.0) / 2.0 if self.feature == "image" else x
-
-
-def clipped(tx: optax.GradientTransformation, bound: float) -> optax.GradientTransformation:
-    """The same updates and state, but no parameter leaves [-bound, bound]."""
-
-    def update(updates, state, params=None):
-        moved, state = tx.update(updates, state, params)
-        ends = jax.tree.map(lambda p, u: jnp.clip(p + u, -bound, bound) - p, params, moved)
-        return ends, state
-
-    return optax.GradientTransformation(tx.init, update)

@@ -27,6 +27,7 @@ def weighted_gradient(
     batch: Batch,
     num_microbatches: int = 1,
     axis: str | None = None,
+    pull: Callable[[Any], tuple[Any]] | None = None,
 ) -> tuple[Any, Any, Any]:
     """The gradient of `sum of weighted losses / sum of weights` over the whole batch.
 
@@ -40,17 +41,22 @@ def weighted_gradient(
         batch: arrays with a leading batch axis that `num_microbatches` divides.
         num_microbatches: run one after the other; 1 runs the whole batch at once.
         axis: pmap's mapped axis, None under jit.
+        pull: of a batch that runs at once, where `params` are what another function has made of the
+            parameters: its pullback. The gradient is then that by the parameters.
 
     Returns:
         The gradient, the metrics summed over the batch, and the mean of the microbatches'
         statistics.
     """
     if num_microbatches == 1:
-        _, pull, (weight, metrics, stats) = jax.vjp(
+        _, pull_loss, (weight, metrics, stats) = jax.vjp(
             lambda params: loss_fn(params, batch), params, has_aux=True
         )
         weight, metrics = _over(axis, (weight, metrics))
-        return _over(axis, pull(_inverse(weight))[0]), metrics, stats
+        (grads,) = pull_loss(_inverse(weight))
+        if pull is not None:
+            (grads,) = pull(grads)
+        return _over(axis, grads), metrics, stats
 
     gradient = jax.grad(loss_fn, has_aux=True)
     microbatches = jax.tree.map(lambda x: interleaved(x, num_microbatches), dict(batch))
@@ -174,3 +180,14 @@ def update_network(
         ema_stats = {**averaged, **newest}
     norms = norms_lib.add(network, grads, params)
     return Network(params, opt_state, stats, ema, ema_stats, network.frozen, norms)
+
+
+def clipped(tx: optax.GradientTransformation, bound: float) -> optax.GradientTransformation:
+    """The same updates and state, but no parameter leaves [-bound, bound]."""
+
+    def update(updates, state, params=None):
+        moved, state = tx.update(updates, state, params)
+        ends = jax.tree.map(lambda p, u: jnp.clip(p + u, -bound, bound) - p, params, moved)
+        return ends, state
+
+    return optax.GradientTransformation(tx.init, update)

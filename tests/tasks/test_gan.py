@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 from ml_collections import ConfigDict
 from runs import ROOT, assert_same, make_config
 
@@ -79,6 +80,22 @@ def test_generator_gradient_is_that_of_its_loss(batch):
     np.testing.assert_allclose(metrics["generator_loss"], value, rtol=1e-5)
     moved = jax.tree.map(lambda a, b: a - b, generator.params, after["generator"].params)
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, g, rtol=1e-3, atol=1e-5), moved, grads)
+
+
+@pytest.mark.parametrize("fields", [{}, {"accumulate": 2}, {"discriminator_steps": 2}])
+def test_images_that_both_networks_judge_at_once_are_made_once(fields, batch):
+    task, made = make(**fields), []
+
+    def count(call, args, kwargs, context):
+        if isinstance(context.module, models.ConvGenerator) and context.method_name == "__call__":
+            made.append(args[0].shape[0])
+        return call(*args, **kwargs)
+
+    state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    with nn.intercept_methods(count):
+        jax.eval_shape(task.train_step, state, batch, jax.random.key(2))
+    assert set(made) == {4 if fields else 8}
+    assert (len(made) == 1) == (not fields)
 
 
 def test_moving_average_follows_the_parameters(batch):
