@@ -5,8 +5,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from aigc_jax.ops import product as product_lib
 from aigc_jax.ops.product import product
 
 ROWS, INPUTS, OUTPUTS = 8, 5, 3
@@ -16,6 +18,24 @@ X, KERNEL = (
         jax.random.split(jax.random.key(0)), ((ROWS, INPUTS), (INPUTS, OUTPUTS)), strict=True
     )
 )
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "of few rows"], autouse=True)
+def few_rows(request, monkeypatch):
+    """Whether the kernel counts as a large one."""
+    if request.param:
+        monkeypatch.setattr(product_lib, "LARGE", 1)
+    return request.param
+
+
+def test_few_rows_of_a_large_kernel_alone_are_turned(few_rows):
+    def turned(rows):
+        grads = jax.grad(lambda x, k: jnp.sum(jnp.tanh(product(x, k))), argnums=(0, 1))
+        text = jax.jit(grads).lower(jnp.ones((rows, INPUTS)), KERNEL).as_text()
+        return text.count("stablehlo.optimization_barrier")
+
+    assert turned(product_lib.FEW) == (2 if few_rows else 0)
+    assert turned(product_lib.FEW + 1) == 0
 
 
 def test_values_and_gradients_are_jaxs_to_the_third_order():
