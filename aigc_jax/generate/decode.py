@@ -136,12 +136,12 @@ class Decoding:
         def continue_contexts(state: State) -> State:
             """Steps until a context is full."""
             state = jax.lax.cond(full(state).any(), refill, lambda state: state, state)
-            return jax.lax.while_loop(lambda s: unfinished(s) & ~full(s).any(), self._step, state)
+            return loop(lambda s: unfinished(s) & ~full(s).any(), self._step, state)
 
         # The token drawn last needs no place.
         if state.tokens.shape[1] - 1 <= block_size:
-            return jax.lax.while_loop(unfinished, self._step, state)
-        return jax.lax.while_loop(unfinished, continue_contexts, state)
+            return loop(unfinished, self._step, state)
+        return loop(unfinished, continue_contexts, state)
 
     def _step(self, state: State) -> State:
         place = self._columns(state) + state.drawn - 1
@@ -193,6 +193,25 @@ class Decoding:
 
     def _after_end(self, num, dtype):
         return jnp.maximum(self._ends(num, dtype)[:, 0], 0)
+
+
+def loop(unfinished: Callable[[Any], Array], step: Callable[[Any], Any], state: Any) -> Any:
+    """`lax.while_loop` whose state is carried without axes of size 1.
+
+    Of a single text XLA's CPU backend would copy every cache at every token.
+    """
+    shapes = jax.tree.map(jnp.shape, state)
+
+    def carried(state):
+        return jax.tree.map(jnp.squeeze, state)
+
+    def whole(state):
+        return jax.tree.map(jnp.reshape, state, shapes)
+
+    last = jax.lax.while_loop(
+        lambda s: unfinished(whole(s)), lambda s: carried(step(whole(s))), carried(state)
+    )
+    return whole(last)
 
 
 def decode(

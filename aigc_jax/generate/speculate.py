@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from aigc_jax.generate.decode import Extend
+from aigc_jax.generate.decode import Extend, loop
 
 
 class Checked(NamedTuple):
@@ -95,7 +95,7 @@ def look_up_and_check(
         return texts, total, ended, cache, passes + 1
 
     carry = (texts, lengths + 1, ended, cache, jnp.asarray(0))
-    texts, total, _, _, passes = jax.lax.while_loop(lambda c: ~c[2].all(), step, carry)
+    texts, total, _, _, passes = loop(lambda c: ~c[2].all(), step, carry)
     where = jnp.minimum(lengths[:, None] + jnp.arange(capacity), size - 1)
     new = jnp.take_along_axis(texts, where, axis=1)
     new = jnp.where(jnp.arange(capacity) < (total - lengths)[:, None], new, fill)

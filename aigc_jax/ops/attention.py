@@ -142,17 +142,22 @@ def cached_attention(
         keys, values: of the tokens so far, those of the queries included.
         position, window: as for `causal_attention`.
     """
-    scaled = query * query.shape[-1] ** -0.5
-    batch, length, _, head_dim = query.shape
-    groups = (batch, length, keys.shape[1], -1, head_dim)
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores = dot("blkgd,bkdm->bkglm", scaled.reshape(groups), keys)
-    visible = _visible(length, keys.shape[3], position, window)
-    if visible.ndim == 4:  # of every row
-        visible = visible[:, :, None]
-    weights = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
-    out = jnp.einsum("bkglm,bkmd->blkgd", weights.astype(values.dtype), values)
-    return out.reshape(query.shape)
+    batch, length, heads, head_dim = query.shape
+    kv_heads, memory = keys.shape[1], keys.shape[3]
+    grouped = (query * head_dim**-0.5).reshape(batch, length, kv_heads, -1, head_dim)
+    rows = grouped.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, head_dim)
+    scores = _matmul(rows, keys, preferred_element_type=jnp.float32)
+    visible = _visible(length, memory, position, window)
+    scores = jnp.where(visible, scores.reshape(batch, heads, length, memory), -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+    out = _matmul(weights.reshape(batch, kv_heads, -1, memory), values)
+    return out.reshape(batch, heads, length, head_dim).swapaxes(1, 2)
+
+
+def _matmul(rows, matrices, **more):
+    """One product for each row and head. (`jnp.einsum` puts the larger array first, and XLA's CPU
+    backend turns a whole cache round for that.)"""
+    return jax.lax.dot_general(rows, matrices, (((3,), (2,)), ((0, 1), (0, 1))), **more)
 
 
 def _scores(query, key):

@@ -200,3 +200,28 @@ def test_no_device_of_a_mesh_makes_every_sample(lengths, scan_layers):
     text = program.as_text()
     assert "all-reduce" in text
     assert not re.search("all-gather|all-to-all|collective-permute", text)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_step_writes_each_cache_once_and_copies_none(rows, kv_heads):
+    """XLA's CPU backend turned or copied those of a single row, and of a single head."""
+    layers, size, head_dim = 2, 32, 8
+    model = GPT(11, size, num_layers=layers, num_heads=2, embed_dim=16, num_kv_heads=kv_heads)
+    params = jax.eval_shape(model.init, KEY, jnp.zeros((1, 4), jnp.int32))
+
+    def generate(params, prompt):
+        extend = functools.partial(model.apply, params, method="extend")
+        return decode(KEY, jnp.arange(rows), prompt, extend, model.init_cache(rows), size, 20)
+
+    prompt = jax.ShapeDtypeStruct((rows, 4), jnp.int32)
+    text = jax.jit(generate).lower(params, prompt).compile().as_text()
+    cache = rf"= f32\[(?:\d,)*(?:{head_dim},{size}|{size},{head_dim})\]\S* "
+    cache += r"(?!get-tuple-element|bitcast\(|parameter)"
+    bodies = [
+        len(re.findall(cache, block))
+        for block in text.split("\n\n")
+        for name in re.findall(r"body=%([\w.-]+)", text)
+        if block.startswith(f"%{name} ")
+    ]
+    assert max(bodies) == 2 * layers, bodies

@@ -71,10 +71,8 @@ def write(
     (a row that rests) is not written.
     """
     if jnp.ndim(position) == 0:
-        keys = key.transpose(0, 2, 3, 1)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, position, axis=3)
-        values = value.swapaxes(1, 2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, position, axis=2)
+        keys = _put(cache.keys, key.transpose(0, 2, 3, 1), position, axis=-1)
+        values = _put(cache.values, value.swapaxes(1, 2), position, axis=-2)
         return KVCache(keys, values)
     size = cache.values.shape[2]
     places = jnp.reshape(position, (-1, 1)) + jnp.arange(key.shape[1])
@@ -87,3 +85,12 @@ def write(
 
     keys, values = jax.vmap(put)(*cache, places, key, value)
     return KVCache(shard_batch(keys, tensor_axis=1), shard_batch(values, tensor_axis=1))
+
+
+def _put(array, slots, position, axis):
+    """The array with the slots in place. Without axes of size 1 (one row, one head): XLA's CPU
+    backend writes into a copy of an array that has them."""
+    single = tuple(i for i in (0, 1) if array.shape[i] == 1)
+    lean, slots = jnp.squeeze(array, single), jnp.squeeze(slots, single)
+    lean = jax.lax.dynamic_update_slice_in_dim(lean, slots, position, axis=lean.ndim + axis)
+    return lean.reshape(array.shape)
