@@ -58,6 +58,7 @@ def weighted_gradient(
             (grads,) = pull(grads)
         return _over(axis, grads), metrics, stats
 
+    assert pull is None, "microbatches have no pullback of the whole batch"
     gradient = jax.grad(loss_fn, has_aux=True)
     microbatches = jax.tree.map(lambda x: interleaved(x, num_microbatches), dict(batch))
 
