@@ -15,6 +15,7 @@ SMALL = EncoderDecoder(VOCAB, SOURCE, TARGET, num_layers=2, num_heads=2, embed_d
 MODELS = {
     "plain": SMALL,
     "modern": SMALL.clone(positions="rope", norm="rms", mlp="swiglu", use_bias=False),
+    "original": SMALL.clone(source_vocab_size=VOCAB + 4, tied_head=False, post_norm=True),
     "scanned": SMALL.clone(scan_layers=True, remat="block", num_encoder_layers=1),
 }
 LENGTHS = np.array([7, 3, 1])
@@ -65,6 +66,31 @@ def test_scanned_parameters_are_stacked_ones():
     params = {"params": stack_layers(variables("plain")["params"])}
     expected = apply(SMALL, variables("plain"), SOURCES, TOKENS)
     np.testing.assert_allclose(apply(model, params, SOURCES, TOKENS), expected, atol=1e-5)
+
+
+def test_a_vocabulary_a_side_and_a_head_of_its_own_have_the_published_parameters():
+    """bentrevett/pytorch-seq2seq, legacy 6: 7,855 and 5,893 words, places for 100."""
+    fields = {"num_layers": 3, "num_heads": 8, "embed_dim": 256, "mlp_dim": 512}
+    own = {"source_vocab_size": 7855, "tied_head": False, "post_norm": True}
+    model = EncoderDecoder(5893, 100, 100, **fields, **own)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), SOURCES, TOKENS)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 9_038_853
+
+
+def test_sources_are_read_by_their_own_table_and_targets_scored_by_the_head():
+    model, params = MODELS["original"], variables("original")
+    before = apply(model, params, FULL, TOKENS)
+    moved = {**params["params"], "head_bias": jnp.arange(VOCAB, dtype=jnp.float32)}
+    after = apply(model, {"params": moved}, FULL, TOKENS)
+    np.testing.assert_allclose(
+        after - before, jnp.broadcast_to(jnp.arange(17.0), before.shape), atol=1e-4
+    )
+    table = params["params"]["source_embedding"]
+    unseen = jnp.setdiff1d(jnp.arange(len(table)), FULL)
+    moved = {**params["params"], "source_embedding": table.at[unseen].add(1.0)}
+    np.testing.assert_array_equal(apply(model, {"params": moved}, FULL, TOKENS), before)
+    moved = {**params["params"], "source_embedding": table.at[FULL[0, 0]].add(1.0)}
+    assert (abs(apply(model, {"params": moved}, FULL, TOKENS) - before)[0] > 1e-4).any()
 
 
 def test_too_long_texts_are_refused():

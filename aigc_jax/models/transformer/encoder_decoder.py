@@ -34,7 +34,9 @@ class Reading(NamedTuple):
 class EncoderDecoder(nn.Module):
     """An encoder that sees the whole source, and a decoder that sees the target so far and, between
     attention and MLP of every block, what the encoder made of the source. Norms come before the
-    sublayers; source, target and head share one token embedding.
+    sublayers; source, target and head share one token embedding. With post_norm=True norms stand
+    where Vaswani et al. (2017), section 3.1, have them, and with source_vocab_size and
+    tied_head=False each of the three has a table of its own.
 
     Sources are filled up with -1, which no token sees.
 
@@ -45,6 +47,11 @@ class EncoderDecoder(nn.Module):
         num_encoder_layers: blocks of the encoder; 0: as many.
         mlp_ratio, mlp_dim, mlp, dropout, use_bias, norm, norm_eps: as in `GPT`.
         positions, rope_base: as in `GPT`; learned ones are two tables.
+        source_vocab_size: tokens of the sources, which then have an embedding of their own,
+            `source_embedding`; 0: those of the targets.
+        tied_head: whether the head is the targets' embedding, or has a table of its own, `head`,
+            and with `use_bias` a `head_bias`.
+        post_norm: norms after the sublayers, as `Block` has them, and none after the last block.
         remat, scan_layers, attention: as in `GPT`; attention to the source is always "xla".
     """
 
@@ -68,6 +75,9 @@ class EncoderDecoder(nn.Module):
     norm: str = "layer"
     norm_eps: float = 1e-5
     mlp: str = "gelu"
+    source_vocab_size: int = 0
+    tied_head: bool = True
+    post_norm: bool = False
 
     def __call__(
         self,
@@ -101,7 +111,7 @@ class EncoderDecoder(nn.Module):
         target is the likeliest; see `head_cross_entropy`."""
         x = self._decoded(source, tokens, ids, segments)
         return head_cross_entropy(
-            x, self.token_embedding, targets, weights, 0.0, None, 0.0, label_smoothing
+            x, self.head, targets, weights, 0.0, self.head_bias, 0.0, label_smoothing
         )
 
     def read(self, source: Int[Array, "batch source"]) -> Reading:
@@ -148,6 +158,15 @@ class EncoderDecoder(nn.Module):
         check_width(self.embed_dim, self.num_heads, self.positions == "rope")
         shape = (self.vocab_size, self.embed_dim)
         self.token_embedding = self.param("token_embedding", _INIT, shape)
+        self.source_embedding = self.token_embedding
+        if self.source_vocab_size:
+            of_sources = (self.source_vocab_size, self.embed_dim)
+            self.source_embedding = self.param("source_embedding", _INIT, of_sources)
+        self.head, self.head_bias = self.token_embedding, None
+        if not self.tied_head:
+            self.head = self.param("head", _INIT, shape)
+            if self.use_bias:
+                self.head_bias = self.param("head_bias", nn.initializers.zeros, shape[:1])
         shared = {
             "num_heads": self.num_heads,
             "num_kv_heads": self.num_heads,
@@ -163,21 +182,27 @@ class EncoderDecoder(nn.Module):
             "qk_norm": False,
             "mlp": self.mlp,
             "window": 0,
+            "post_norm": self.post_norm,
         }
         encoder_layers = self.num_encoder_layers or self.num_layers
+        # A stream that is normed after every sublayer does not grow with depth.
+        encoder_std, decoder_std = (
+            0.02 if self.post_norm else 0.02 * n**-0.5
+            for n in (2 * encoder_layers, 3 * self.num_layers)
+        )
         sides = {"remat": self.remat, "scan_layers": self.scan_layers}
         self.encoder = Side(
             self.source_length,
             self.embed_dim,
             encoder_layers,
-            FrozenDict(shared, causal=False, residual_std=0.02 * (2 * encoder_layers) ** -0.5),
+            FrozenDict(shared, causal=False, residual_std=encoder_std),
             **sides,
         )
         self.decoder = Side(
             self.block_size,
             self.embed_dim,
             self.num_layers,
-            FrozenDict(shared, cross=True, residual_std=0.02 * (3 * self.num_layers) ** -0.5),
+            FrozenDict(shared, cross=True, residual_std=decoder_std),
             **sides,
         )
 
@@ -186,7 +211,7 @@ class EncoderDecoder(nn.Module):
 
     def _encoded(self, source, ids, packed=None):
         segments = (source >= 0).astype(jnp.int32) if packed is None else packed
-        x = self._embedded(jnp.maximum(source, 0))
+        x = unshard(self.source_embedding, 0)[jnp.maximum(source, 0)]
         return self.encoder(x, ids, None, 0, segments, places=packed)[0], segments
 
     def _decoded(self, source, tokens, ids, packed=None):
@@ -197,12 +222,14 @@ class EncoderDecoder(nn.Module):
         return self.decoder(x, *given, places=of_target)[0]
 
     def _logits(self, x):
-        table = unshard(self.token_embedding.astype(self.dtype), 0)
-        return jnp.einsum("blc,vc->blv", x, table, preferred_element_type=jnp.float32)
+        table = unshard(self.head.astype(self.dtype), 0)
+        logits = jnp.einsum("blc,vc->blv", x, table, preferred_element_type=jnp.float32)
+        return logits if self.head_bias is None else logits + self.head_bias
 
 
 class Side(nn.Module):
-    """Positions, blocks and the norm after them, of the encoder or of the decoder.
+    """Positions, blocks and, unless norms come after the sublayers, the norm after them, of the
+    encoder or of the decoder.
 
     Attributes:
         length: of the longest sequence.
@@ -230,7 +257,7 @@ class Side(nn.Module):
         memory_segments=None,
         places=None,
     ):
-        """The stream after the last block, normed, and the caches; the rest as for `Block`.
+        """The stream after the last block and its norm, and the caches; the rest as for `Block`.
 
         Args:
             x: embedded tokens, without their places.
@@ -244,7 +271,7 @@ class Side(nn.Module):
         x = shard_batch(self.embedding_dropout(x.astype(arguments["dtype"]), ids))
         given = (ids, cache, position, segments, memory, memory_segments)
         x, cache = run_blocks(self.blocks, x, *given)
-        return self.final_norm(x), cache
+        return (x if arguments["post_norm"] else self.final_norm(x)), cache
 
     def setup(self):
         arguments = dict(self.arguments)

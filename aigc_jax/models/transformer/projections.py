@@ -11,9 +11,9 @@ from aigc_jax.ops.layout import TENSOR_AXIS, free_axes, unshard
 # What tensor parallelism splits (`parallel.sharding.state_shardings`): columns of what comes first
 # in attention and MLP, rows of what comes last, so heads and hidden units; and the vocabulary.
 TENSOR_RULES = (
-    ("/token_embedding", -2),
+    ("/(token|source)_embedding", -2),
     ("/head$", -2),
-    ("/mlm_bias$", -1),
+    ("/(mlm|head)_bias$", -1),
     (r"/(qkv|query|key_value|cross_query|cross_key_value|mlp_gate|mlp_in)/(?!lora/a)", -1),
     (r"/(attention_out|cross_out|mlp_out)/(kernel|lora/a)", -2),
 )
