@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from aigc_jax import optim, tasks
 from aigc_jax.config import Config
 from aigc_jax.data import transforms
+from aigc_jax.data.sides import PairTokenizer
 from aigc_jax.data.source import Dataset
 from aigc_jax.errors import UserError
 from aigc_jax.tasks.family import Spec
@@ -63,11 +64,13 @@ def data_spec(config: Config, data: Dataset) -> Spec:
         )
     if data.window is None:
         longest = {side: pair[side].shape[0] for side in ("source", "target")}
+        own = isinstance(data.tokenizer, PairTokenizer)
         return Spec(
             data.name,
             vocab_size=vocab_size,
             block_size=longest["target"],
             source_length=longest["source"],
+            source_vocab_size=pair["source"].num_classes if own else None,
         )
     return Spec(
         data.name,

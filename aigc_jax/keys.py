@@ -213,6 +213,9 @@ TEXTS: Table = {
     "pair": Key(
         "", '"de-en": pairs of lines of STEM.de and STEM.en, from the first to the second', TEXT
     ),
+    "source_tokenizer": Key(
+        "", "pairs: that of the sources, trained on them alone; empty: they share `tokenizer`", TEXT
+    ),
     "pack": Key(False, "pairs: put several in a row of block_size; none sees another", SWITCH),
     "labels": Key(
         "",

@@ -18,6 +18,8 @@ def check_sizes(section: Any) -> None:
         raise UserError("data.on_bad of texts is for those with data.labels; leave it out")
     if section.get("pack") and not section.get("pair"):
         raise UserError("data.pack is for pairs of files, data.pair; leave it out")
+    if section.get("source_tokenizer") and not section.get("pair"):
+        raise UserError("data.source_tokenizer is for pairs of files, data.pair; leave it out")
 
 
 def check_no_files(section: Any, what: str, has_documents: bool) -> None:

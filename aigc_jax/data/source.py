@@ -279,6 +279,7 @@ def _found(data_config, size, wants_text) -> Source:
                 data_config.tokenizer,
                 data_config.block_size,
                 data_config.get("pack", False),
+                data_config.get("source_tokenizer", ""),
             )
         if documents == "messages":
             return messages.source(str(path), data_config.tokenizer)

@@ -7,7 +7,7 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +16,30 @@ from aigc_jax.data import cache, encoding, folder
 from aigc_jax.data.examples import Arrays, Feature, Source, in_memory
 from aigc_jax.data.identity import Entry, identity, of_bytes
 from aigc_jax.data.order import permuted
+from aigc_jax.data.sides import PairTokenizer, of_side
 from aigc_jax.data.synthetic import hashed
 from aigc_jax.data.text import named_tokenizer
 from aigc_jax.data.tokenizer import CharTokenizer, IdTokenizer, Tokenizer, from_json, tokenizer_of
 from aigc_jax.errors import UserError, printable
 
 PADDING = -1
+SIDES = ("source", "target")
 _HELD_OUT = 1000  # pairs of validation and of test, or a tenth where there are few
 _MOST = 1 << 20  # training pairs that are made
 _DRAWS = 1 << 18  # among which the held-out sums are
 _SUM_CHARACTERS = CharTokenizer("+0123456789")
 
 
-def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = False) -> Source:
-    """The lines of `STEM.de` and `STEM.en`, for the pair "de-en"; one tokenizer for both sides,
-    trained, if at all, on the split train.
+def from_files(
+    path: str,
+    pair: str,
+    tokenizer: str,
+    longest: int,
+    pack: bool = False,
+    source_tokenizer: str = "",
+) -> Source:
+    """The lines of `STEM.de` and `STEM.en`, for the pair "de-en". A tokenizer is trained, if at
+    all, on the split train.
 
     The split is the first word of the stem: `train.de`, `val.de.gz`, `test_2016_flickr.de`. The
     n-th lines of both files are a pair (`encoding.lines`). Pairs with an empty side, and those with
@@ -39,10 +48,11 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
     Args:
         path: a folder.
         pair: the endings of the files, from which to which.
-        tokenizer: see `tokenizer_of`.
+        tokenizer: see `tokenizer_of`; of both sides, unless the sources have their own.
         longest: tokens of a side.
         pack: whether training rows of `longest` places hold several pairs, see `packed`; a side
             then has at most `longest` - 1 tokens.
+        source_tokenizer: of the sources; empty: `tokenizer`.
 
     Raises:
         UserError: there are no such files, one of a split lacks the other or is there twice, their
@@ -67,28 +77,39 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
         texts[split] = sides
     whole = identity(entries, {})
 
-    def build() -> Arrays:
-        sides = [line for both in texts.values() for side in both for line in side]
+    def learnt(name: str, numbers: Sequence[int], side: str = "") -> Tokenizer:
+        """A tokenizer of the sides of these numbers."""
+        lines = [line for both in texts.values() for i in numbers for line in both[i]]
         train = texts.get("train") or next(iter(texts.values()))
-        made = tokenizer_of(tokenizer, sides, lambda: (line for side in train for line in side))
+        return tokenizer_of(name, lines, lambda: (x for i in numbers for x in train[i]), side)
+
+    def build() -> Arrays:
+        if source_tokenizer:
+            source, target = (
+                learnt(source_tokenizer, (0,), "source"),
+                learnt(tokenizer, (1,), "target"),
+            )
+            made = PairTokenizer(source, target)
+        else:
+            made = learnt(tokenizer, (0, 1))
         arrays = {"tokenizer": np.frombuffer(made.to_json().encode(), np.uint8)}
+        each = [of_side(made, side) for side in SIDES]
         for split, both in texts.items():
-            rows = [[made.encode(line) for line in side] for side in both]
+            rows = [[one.encode(line) for line in side] for one, side in zip(each, both)]
             kept = [all(0 < len(side[i]) <= longest for side in rows) for i in range(len(rows[0]))]
-            for name, side in zip(("source", "target"), rows):
+            for name, side, one in zip(SIDES, rows, each):
                 ids = [row for row, keep in zip(side, kept) if keep]
-                arrays[f"{name}:{split}"] = _padded(ids, made.vocab_size)
+                arrays[f"{name}:{split}"] = _padded(ids, one.vocab_size)
             arrays[f"left_out:{split}"] = np.array([len(kept) - sum(kept)])
         return arrays
 
     made_of = {"identity": whole, "pair": pair, "tokenizer": named_tokenizer(tokenizer)}
     made_of |= {"longest": longest, "format": 1}
+    if source_tokenizer:
+        made_of["source_tokenizer"] = named_tokenizer(source_tokenizer)
     arrays = cache.cached(f"{Path(path).name}-{pair}", made_of, build)
     made = from_json(arrays["tokenizer"].tobytes().decode())
-    widths = {
-        side: max(arrays[f"{side}:{split}"].shape[1] for split in texts)
-        for side in ("source", "target")
-    }
+    widths = {side: max(arrays[f"{side}:{split}"].shape[1] for split in texts) for side in SIDES}
     found = {
         split: {side: _widened(arrays[f"{side}:{split}"], n) for side, n in widths.items()}
         for split in texts
@@ -106,9 +127,12 @@ def from_files(path: str, pair: str, tokenizer: str, longest: int, pack: bool = 
         f"{longest} tokens): {left_out}; {made.vocab_size:,} different tokens "
         f"({printable(tokenizer)})"
     )
+    sizes_of = {side: of_side(made, side).vocab_size for side in SIDES}
+    if source_tokenizer:
+        about += f", of the sources {sizes_of['source']:,} ({printable(source_tokenizer)})"
     return in_memory(
         found,
-        dict.fromkeys(("source", "target"), made.vocab_size),
+        sizes_of,
         whole,
         about,
         tokenizer=made,
@@ -256,10 +280,10 @@ def _repeated(name: str, parameters: str, turn: Callable[[np.ndarray], np.ndarra
             words = np.random.SeedSequence((index, vocab_size, longest)).generate_state(longest + 1)
             rows.append((words[1:] % vocab_size)[: 1 + words[0] % longest].astype(np.int32))
         turned = [turn(row) for row in rows]
-        sides = zip(("source", "target"), (rows, turned))
+        sides = zip(SIDES, (rows, turned))
         return {side: _widened(_padded(of, vocab_size), longest) for side, of in sides}
 
-    widths: dict[str, int] = dict.fromkeys(("source", "target"), longest)
+    widths: dict[str, int] = dict.fromkeys(SIDES, longest)
     about = f"up to {longest} of {vocab_size} tokens"
     return _made(sizes, widths, IdTokenizer(vocab_size), read, about)
 

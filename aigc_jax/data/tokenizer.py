@@ -14,6 +14,7 @@ from jaxtyping import Integer
 
 from aigc_jax.data import subwords
 from aigc_jax.data.roles import RoleTokenizer
+from aigc_jax.data.sides import PairTokenizer, of_side
 from aigc_jax.data.subwords import SubwordTokenizer
 from aigc_jax.errors import UserError, lookup, nearest, printable
 
@@ -148,11 +149,16 @@ class IdTokenizer:
         return json.dumps({"kind": "ids", "vocab_size": self.vocab_size})
 
 
-Tokenizer = CharTokenizer | ByteTokenizer | IdTokenizer | SubwordTokenizer | RoleTokenizer
+Tokenizer = (
+    CharTokenizer | ByteTokenizer | IdTokenizer | SubwordTokenizer | RoleTokenizer | PairTokenizer
+)
 
 
 def tokenizer_of(
-    name: str, texts: Iterable[str], train_texts: Callable[[], Iterable[str]] | None = None
+    name: str,
+    texts: Iterable[str],
+    train_texts: Callable[[], Iterable[str]] | None = None,
+    side: str = "",
 ) -> Tokenizer:
     """The tokenizer `name` for some texts.
 
@@ -162,9 +168,11 @@ def tokenizer_of(
             `subwords.read`; or the WORKDIR of a run, for its tokenizer.
         texts: all of them; used for "char" alone.
         train_texts: those that "bpe:N" learns from; by default all.
+        side: of pairs, "source" or "target": which one is wanted of a run that has one for each.
 
     Raises:
-        UserError: the name is none of these, or there is nothing to read at the path.
+        UserError: the name is none of these, there is nothing to read at the path, or it is a run
+            with a tokenizer for each side where there are no sides.
     """
     if name == "char":
         return CharTokenizer.of_all(texts)
@@ -190,7 +198,15 @@ def tokenizer_of(
             f'unknown tokenizer "{printable(name)}"{nearest(name, known)}; or give the path of a '
             "tokenizer.json, or of a folder with encoder.json and vocab.bpe"
         )
-    return of_run(path) if (path / "checkpoints").is_dir() else subwords.read(path)
+    if not (path / "checkpoints").is_dir():
+        return subwords.read(path)
+    found = of_run(path)
+    if isinstance(found, PairTokenizer) and not side:
+        raise UserError(
+            f"{printable(name)} is a run of pairs with a tokenizer for each side; for pairs, give "
+            "it as data.source_tokenizer and as data.tokenizer"
+        )
+    return of_side(found, side)
 
 
 def of_run(workdir: Path) -> Tokenizer:
@@ -214,6 +230,8 @@ def from_json(text: str) -> Tokenizer:
     value = json.loads(text)
     if value["kind"] == "roles":
         return RoleTokenizer(from_json(value["base"]))
+    if value["kind"] == "pair":
+        return PairTokenizer(from_json(value["source"]), from_json(value["target"]))
     kinds = {
         "char": CharTokenizer,
         "byte": ByteTokenizer,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aigc_jax import rng
+from aigc_jax.data.sides import of_side
 from aigc_jax.data.text_pairs import PADDING
 from aigc_jax.errors import UserError, lookup, names_in
 from aigc_jax.experiment import Experiment
@@ -57,13 +58,11 @@ def translation(experiment: Experiment, name: str) -> tuple:
     else:
         decoding, inputs = "greedy", {"temperature": np.float32(0.0)}
 
-    def text(row: np.ndarray) -> str:
-        return tokenizer.decode(row[row != PADDING])
-
     def sides(side: str) -> Iterator[str]:
+        decode = of_side(tokenizer, side).decode
         for start in range(0, data.size, batch):
             ids = np.arange(start, min(start + batch, data.size))
-            yield from map(text, data.fetch(ids)[side])
+            yield from (decode(row[row != PADDING]) for row in data.fetch(ids)[side])
 
     def sources(ids: np.ndarray) -> dict[str, np.ndarray]:
         rows = [row[row != PADDING] for row in data.fetch(ids)["source"]]

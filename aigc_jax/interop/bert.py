@@ -30,7 +30,7 @@ ARCHITECTURES = ("BertForMaskedLM", "BertForPreTraining", "BertModel")
 HEADLESS = "BertModel"
 """The one whose names have no prefix; sentence encoders are stored so."""
 DECODER, TABLE = "cls.predictions.decoder", "embeddings.word_embeddings.weight"
-MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+MLPS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 """Their activation -> ours."""
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 

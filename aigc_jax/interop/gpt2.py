@@ -33,7 +33,7 @@ HEAD = "lm_head.weight"
 DROPPED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Masks, which older files hold beside the weights."""
 
-MLPS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
+MLPS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 """Their activation -> ours."""
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 _FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}

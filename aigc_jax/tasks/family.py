@@ -47,6 +47,7 @@ class Spec(NamedTuple):
         coordinates: of a point; None of other data.
         source_length: of pairs of texts, the longest source, where `block_size` is the longest
             target; None of other data.
+        source_vocab_size: of pairs whose sources have a vocabulary of their own; None of others.
         mask_token: of a text's tokenizer; None where it has none.
     """
 
@@ -60,6 +61,7 @@ class Spec(NamedTuple):
     coordinates: int | None = None
     mask_token: int | None = None
     source_length: int | None = None
+    source_vocab_size: int | None = None
 
 
 def construct(section: Section, key: str, given: Config, **fixed):

@@ -22,6 +22,7 @@ from aigc_jax.tasks.step import average, collect, create_network, sum_over, upda
 from aigc_jax.tasks.task import Batch, Metrics, Samples, Settings, TrainState, first_state
 
 SPECIAL = 2  # tokens after the tokenizer's: where a target begins, and where a text ends
+OF_SOURCE = 1  # and after that of sources alone: where one ends
 
 
 @flax.struct.dataclass
@@ -39,7 +40,7 @@ class Seq2SeqMetrics(clu_metrics.Collection):
 class Seq2Seq:
     """A `Task` with one network, `model`. `batch["source"]` and `batch["target"]` are int32
     `[batch, length]`, filled up with -1 at their ends. The model's last two tokens are the one that
-    begins a target and the one that ends both.
+    begins a target and the one that ends both; a vocabulary of the sources ends with their end.
 
     Attributes:
         model: its `source_length` and `block_size` are at least one more than the lengths.
@@ -67,8 +68,13 @@ class Seq2Seq:
 
     @property
     def end_token(self) -> int:
-        """What ends a source and a target."""
+        """What ends a target, and a source of the same vocabulary."""
         return self.model.vocab_size - 1
+
+    @property
+    def source_end(self) -> int:
+        """What ends a source."""
+        return (self.model.source_vocab_size or self.model.vocab_size) - 1
 
     def init(self, key: Key[Array, ""], batch: Batch) -> TrainState:
         """The state before the first step. Only the lengths are used."""
@@ -176,7 +182,7 @@ class Seq2Seq:
             ids,
             jnp.full((num, 1), self.begin_token, jnp.int32),
             extend,
-            self.model.apply(variables, self._ended(source), method="read"),
+            self.model.apply(variables, self._ended(source, self.source_end), method="read"),
             self.model.block_size,
             new,
             end_token=end,
@@ -187,7 +193,8 @@ class Seq2Seq:
     def _search(self, state, source, end, new, num_beams, inputs) -> Samples:
         """The best target of each source by beam search."""
         variables, num = state.networks["model"].variables(), source.shape[0]
-        reading: Any = self.model.apply(variables, self._ended(source), method="read")
+        ended = self._ended(source, self.source_end)
+        reading: Any = self.model.apply(variables, ended, method="read")
 
         def extend(tokens, blocks, position, at=None):
             # The beams of a source stand side by side, and no token sees another source's.
@@ -230,20 +237,20 @@ class Seq2Seq:
         return {"unit": "nats per token of the target, its end included", "decoding": "greedy"}
 
     def _ended(
-        self, sequences: Int[Array, "batch length"], packed: bool = False
+        self, sequences: Int[Array, "batch length"], end: int, packed: bool = False
     ) -> Int[Array, "batch length_and_1"]:
-        """The sequences, each with the end token after its last."""
+        """The sequences, each with the token `end` after its last."""
         longer = jnp.pad(sequences, ((0, 0), (0, 1)), constant_values=-1)
         count = (sequences >= 0).sum(axis=1, keepdims=True)
         ends = jnp.arange(longer.shape[1]) == count
         if packed:
             ends = (_numbers(sequences) > 0) & (longer < 0)
-        return jnp.where(ends, self.end_token, longer)
+        return jnp.where(ends, end, longer)
 
     def _shifted(self, batch):
         """The sources, what the decoder reads, what it is to predict, the weights of these, and the
         segments of both sides where rows are packed."""
-        targets = self._ended(batch["target"], self.packed)
+        targets = self._ended(batch["target"], self.end_token, self.packed)
         weights: Float[Array, "batch length"] = (targets >= 0).astype(jnp.float32)
         targets = jnp.maximum(targets, 0)
         begin = jnp.full_like(targets[:, :1], self.begin_token)
@@ -252,7 +259,7 @@ class Seq2Seq:
             segments = (_numbers(batch["source"]), _numbers(batch["target"]))
             first = jnp.diff(segments[1], axis=1, prepend=0) > 0
             tokens = jnp.where(first, self.begin_token, tokens)
-        source = self._ended(batch["source"], self.packed)
+        source = self._ended(batch["source"], self.source_end, self.packed)
         return source, tokens, targets, weights, segments
 
     def _scored(self, state, batch):
@@ -288,13 +295,14 @@ def _totals(loss, correct, count) -> dict[str, clu_metrics.Metric]:
 # --- from a config ---
 
 NETWORKS = ("model",)
+FROM_DATA = ("vocab_size", "source_vocab_size", "source_length", "block_size", "dtype")
 
 
 def sections(config: Config) -> dict[str, Section]:
     """The parts of a config that this family fills in, see `tasks.complete`."""
     return {
         "task": Section(Seq2Seq, ("model", "packed", *TRAINING)),
-        "model": Section(EncoderDecoder, ("vocab_size", "source_length", "block_size", "dtype")),
+        "model": Section(EncoderDecoder, FROM_DATA),
     }
 
 
@@ -308,6 +316,7 @@ def build(config: Config, spec: Spec, training: dict[str, Any]) -> Seq2Seq:
     parts = sections(config)
     sizes = {
         "vocab_size": spec.vocab_size + SPECIAL,
+        "source_vocab_size": spec.source_vocab_size + OF_SOURCE if spec.source_vocab_size else 0,
         "source_length": spec.source_length + 1,
         "block_size": spec.block_size + 1,
     }

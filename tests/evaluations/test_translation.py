@@ -13,7 +13,8 @@ import pytest
 import sacrebleu
 from runs import make_config
 
-from aigc_jax.config import evaluation
+from aigc_jax.config import evaluation, text
+from aigc_jax.data.tokenizer import tokenizer_of
 from aigc_jax.errors import UserError
 from aigc_jax.evaluate import Evaluator, make_evaluations
 from aigc_jax.evaluations.translation import scorers
@@ -22,6 +23,7 @@ from aigc_jax.models.transformer import EncoderDecoder
 from aigc_jax.sample import drawing, gather, right_aligned, sample_chunks
 from aigc_jax.tasks.seq2seq import Seq2Seq
 from aigc_jax.tasks.task import Settings, inference_state
+from aigc_jax.train import train
 
 CONFIG = "configs/seq2seq/addition.py:smoke"
 
@@ -95,7 +97,10 @@ def test_enough_beams_find_the_best_of_all_targets():
 
     @jax.jit
     def log_probs(state):
-        of_rows, read = jnp.repeat(task._ended(source), vocab, axis=0), jnp.tile(first, (4, 1))
+        of_rows, read = (
+            jnp.repeat(task._ended(source, task.source_end), vocab, axis=0),
+            jnp.tile(first, (4, 1)),
+        )
         logits = model.apply(state.networks["model"].variables(), of_rows, read)
         allowed = logits.at[..., begin].set(-jnp.inf)
         return jax.nn.log_softmax(allowed).reshape(4, vocab, 2, -1)
@@ -137,6 +142,32 @@ def test_a_run_keeps_what_was_compared(tmp_path):
     assert {path.name for path in (tmp_path / "many" / "evaluations").iterdir()} == {
         f"sums-step0-value{value}-seed{seed}.jsonl" for value in (0, 1) for seed in (0, 1)
     }
+
+
+def test_sources_and_targets_are_read_by_their_own_tokenizers(tmp_path):
+    """In what is compared, and in a run that takes the tokenizers of another."""
+    pairs, run = tmp_path / "pairs", tmp_path / "run"
+    pairs.mkdir()
+    (pairs / "train.de").write_text("ab\nba\n" * 8)
+    (pairs / "train.en").write_text("xyz\nzy\n" * 8)
+    config = make_config(CONFIG, train__duration="1 step", train__eval_every="never")
+    with config.unlocked():
+        config.data = text(str(pairs), pair="de-en", source_tokenizer="char", block_size=4)
+        config.data.eval_split, config.data.batch_size = "none", 8
+        config.evals = {"all": evaluation("translation", split="train[:2]", every="never")}
+    experiment = Experiment(config, devices=jax.devices()[:1])
+    assert experiment.task.model.source_vocab_size == 2 + 1
+    evaluations = make_evaluations(experiment)
+    Evaluator(experiment, evaluations)(experiment.init(), evaluations)
+    found = [(one["source"], one["reference"]) for one in evaluations["all"].examples()]
+    assert found == [("ab", "xyz"), ("ba", "zy")]
+    assert all(set(one["hypothesis"]) <= set("xyz") for one in evaluations["all"].examples())
+
+    train(config, run)
+    sides = [tokenizer_of(str(run), [], side=side).characters for side in ("source", "target")]
+    assert sides == ["ab", "xyz"]
+    with pytest.raises(UserError, match=r"a tokenizer for each side; for pairs, give it as data\."):
+        tokenizer_of(str(run), [])
 
 
 def test_several_prompts_and_beams_of_generate():

@@ -169,7 +169,7 @@ def test_tensors_that_do_not_fit_are_each_named(tmp_path):
     ("config", "says"),
     [
         ({"architectures": ["BertForTokenClassification"]}, "BertForTokenClassification"),
-        ({"hidden_act": "relu"}, 'hidden_act="relu" is not known'),
+        ({"hidden_act": "silu"}, 'hidden_act="silu" is not known'),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"is_decoder": True}, "is_decoder=True; only False"),
         ({"hidden_size": 24.0}, "hidden_size=24.0; a number from 1 up"),

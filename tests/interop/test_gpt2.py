@@ -198,7 +198,7 @@ def test_weights_are_finite_numbers(tmp_path):
     [
         ({"model_type": "llama"}, 'model_type "llama" cannot be read; known: bert, gpt2'),
         ({"architectures": ["GPT2ForTokenClassification"]}, "GPT2ForTokenClassification"),
-        ({"activation_function": "relu"}, 'activation_function="relu" is not known'),
+        ({"activation_function": "silu"}, 'activation_function="silu" is not known'),
         ({"scale_attn_weights": False}, "scale_attn_weights=False; only True"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"add_cross_attention": True}, "add_cross_attention"),

@@ -30,7 +30,13 @@ ALL = {
     "use_bias": False,
 }
 MODERN = GPT2.clone(**ALL)
-ONE_BY_ONE = [{}, {"mlp": "gelu"}, {"mlp": "swiglu", "mlp_dim": 24}, {"num_kv_heads": 1}]
+ONE_BY_ONE = [
+    {},
+    {"mlp": "gelu"},
+    {"mlp": "relu"},
+    {"mlp": "swiglu", "mlp_dim": 24},
+    {"num_kv_heads": 1},
+]
 ONE_BY_ONE += [{name: ALL[name]} for name in ALL if name not in ("rope_base", "mlp")] + [ALL]
 TOKENS = jax.random.randint(jax.random.key(1), (3, BLOCK), 0, VOCAB)
 
@@ -79,7 +85,7 @@ def reference(model: GPT, params, tokens) -> np.ndarray:
         if model.mlp == "swiglu":
             gate = dense(x, block["mlp_gate"])
             return dense(gate / (1 + np.exp(-gate)) * h, block["mlp_out"])
-        return dense(gelu(h), block["mlp_out"])
+        return dense(np.maximum(h, 0) if model.mlp == "relu" else gelu(h), block["mlp_out"])
 
     def turned(x, place):
         pairs = x[: head_dim // 2] + 1j * x[head_dim // 2 :]
@@ -227,7 +233,7 @@ def test_the_loss_is_that_of_the_logits():
         ({"positions": "rope", "embed_dim": 12}, "= 3 is odd; use embed_dim=16"),
         ({"positions": "rotary"}, r'unknown config\.model\.positions "rotary"'),
         ({"norm": "batch"}, r'unknown config\.model\.norm "batch"'),
-        ({"mlp": "relu"}, r'unknown config\.model\.mlp "relu"'),
+        ({"mlp": "silu"}, r'unknown config\.model\.mlp "silu"'),
         ({"window": -1}, "window=-1: use 0 or more"),
         ({"logit_softcap": math.nan}, "logit_softcap=nan: use 0 or more"),
     ],

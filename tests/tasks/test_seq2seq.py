@@ -14,6 +14,7 @@ from runs import assert_close, make_config, trained
 
 from aigc_jax import config
 from aigc_jax.data import source, subwords
+from aigc_jax.data.sides import of_side
 from aigc_jax.data.text_pairs import packed
 from aigc_jax.errors import UserError
 from aigc_jax.experiment import Experiment
@@ -220,6 +221,54 @@ def test_lines_of_two_files_are_pairs(tmp_path):
     for pair, message in (("de", "write two endings"), ("de-fr", "no pairs of files")):
         with pytest.raises(UserError, match=message):
             source.load(config.text(str(tmp_path), pair=pair), "train")
+
+
+def test_each_side_may_have_a_tokenizer_of_its_own(tmp_path):
+    write_pairs(tmp_path, train_de="ab\nba\n" * 5, train_en="xyz\nzy\n" * 5)
+    section = config.text(str(tmp_path), pair="de-en", source_tokenizer="char")
+    data = source.load(section, "train")
+    read = {side: of_side(data.tokenizer, side) for side in data.arrays}
+    assert {side: one.characters for side, one in read.items()} == {"source": "ab", "target": "xyz"}
+    assert {side: f.num_classes for side, f in data.features.items()} == {"source": 2, "target": 3}
+    for side, lines in (("source", ["ab", "ba"]), ("target", ["xyz", "zy"])):
+        assert [read[side].decode(row[row >= 0]) for row in data.arrays[side]] == lines * 5
+    # What a run encodes is a source, and what it decodes a target; so it is after a checkpoint.
+    again = described_data(describe_data(data)).tokenizer
+    assert again == data.tokenizer
+    assert again.decode(again.encode("ab")) == "xy"
+    assert again.vocab_size == 3
+    section.source_tokenizer = ""
+    assert source.load(section, "train").tokenizer.characters == "abxyz"
+    with pytest.raises(UserError, match=r"data\.source_tokenizer is for pairs of files"):
+        source.load(config.text("synthetic_reverse", source_tokenizer="char"), "train")
+
+
+def test_a_vocabulary_of_the_sources_ends_with_their_end():
+    """A task with two tables that hold the same is the task with one, whatever the head's bias."""
+    own = MODEL.clone(source_vocab_size=VOCAB + 1, tied_head=False)
+    task, batch = dataclasses.replace(TASK, model=own), batch_of(6)
+    params = start().networks["model"].params
+    table, last = params["token_embedding"], params["token_embedding"][-1:]
+    both = {"source_embedding": jnp.concatenate([table[:VOCAB], last]), "head": table}
+    params = {**params, **both, "head_bias": jnp.zeros(VOCAB + 2)}
+    state = jax.jit(task.init)(jax.random.key(0), batch_of(2))
+    state = state.replace(networks={"model": state.networks["model"].replace(params=params)})
+    step = jax.jit(lambda task, state: task.train_step(state, batch, KEY)[1], static_argnums=0)
+    np.testing.assert_allclose(
+        step(task, state).loss.total, step(TASK, start()).loss.total, rtol=1e-5
+    )
+    inputs = {"tokens": jnp.maximum(batch["source"], 0), "temperature": jnp.float32(0.0)}
+    draw = jax.jit(
+        lambda task, state: task.generate(state, KEY, batch["id"], inputs, Settings("samples", 4)),
+        static_argnums=0,
+    )
+    found, expected = draw(task, inference_state(state)), draw(TASK, inference_state(start()))
+    np.testing.assert_array_equal(found["tokens"], expected["tokens"])
+    moved = {**params, "head_bias": jnp.arange(VOCAB + 2.0)}
+    state = state.replace(networks={"model": state.networks["model"].replace(params=moved)})
+    stats = jax.jit(lambda state: task.eval_step(inference_state(state), batch, KEY))(state)
+    trained = step(task, state)
+    np.testing.assert_allclose(trained.loss.total, stats.loss.total, rtol=1e-5)
 
 
 def write_pairs(folder, **sides):

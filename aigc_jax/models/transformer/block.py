@@ -1,6 +1,9 @@
 """A block: attention, then an MLP, each added to the residual stream; in the decoder of an
 encoder-decoder, attention to the encoder's output between them."""
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -23,7 +26,12 @@ from aigc_jax.ops.attention import (
 from aigc_jax.ops.layout import shard_batch
 from aigc_jax.ops.rope import rotate
 
-MLPS = ("gelu_tanh", "gelu", "swiglu")
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_tanh": nn.gelu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+}
+MLPS = (*ACTIVATIONS, "swiglu")
 ATTENTIONS = ("auto", "xla", "dot_product")
 
 
@@ -191,7 +199,7 @@ class Block(nn.Module):
             gate = self._dense(self.mlp_dim, 1, "mlp_gate")(rows)
             h = nn.silu(shard_batch(gate, tensor_axis=1)) * h
         else:
-            h = nn.gelu(h, approximate=self.mlp == "gelu_tanh")
+            h = ACTIVATIONS[self.mlp](h)
         h = self._dense(embed_dim, 0, "mlp_out", self.residual_std)(h)
         return shard_batch(h.reshape(x.shape))
 

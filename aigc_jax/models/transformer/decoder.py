@@ -70,7 +70,8 @@ class GPT(nn.Module):
         rope_base: of the angles.
         norm: "layer" or "rms" (`norms.norm`).
         norm_eps: what it adds to the variance.
-        mlp: "gelu_tanh", as GPT-2 approximates it; "gelu", exact; or "swiglu", a gated one.
+        mlp: "gelu_tanh", as GPT-2 approximates it; "gelu", exact; "relu", as Vaswani et al. 2017
+            have it; or "swiglu", a gated one.
         mlp_dim: hidden width of the MLP; 0: by `mlp_ratio`.
         num_kv_heads: heads of keys and values, each shared by as many heads of queries (Ainslie et
             al. 2023); 0: one for each.

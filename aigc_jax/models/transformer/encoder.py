@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from aigc_jax.errors import UserError, lookup
 from aigc_jax.models.layers import Dense, Dropout
-from aigc_jax.models.transformer.block import ATTENTIONS, MLPS
+from aigc_jax.models.transformer.block import ACTIVATIONS, ATTENTIONS, MLPS
 from aigc_jax.models.transformer.norms import norm
 from aigc_jax.models.transformer.stack import check_width, make_blocks, places_in, run_blocks
 from aigc_jax.ops.cross_entropy import head_cross_entropy
@@ -44,7 +44,7 @@ class BERT(nn.Module):
         vocab_size, block_size, num_layers, num_heads, embed_dim, dtype: as in `GPT`.
         remat, scan_layers, attention: as in `GPT`.
         dropout: rate, on embeddings, attention weights and what a sublayer adds.
-        mlp: "gelu", exact; "gelu_tanh" or "swiglu" as in `GPT`.
+        mlp: "gelu", exact; "gelu_tanh", "relu" or "swiglu" as in `GPT`.
         mlp_dim: hidden width of the MLP; 0: four times `embed_dim`.
         norm_eps: what layer norm adds to the variance.
         num_token_types: kinds of tokens that can be told apart, e.g. the first and second sentence.
@@ -207,7 +207,8 @@ class BERT(nn.Module):
             self.next_sentence_dense = Dense(2, dtype=self.dtype, kernel_init=_INIT)
 
     def _transform(self, x):
-        return self.mlm_norm(nn.gelu(self.mlm_dense(x), approximate=self.mlp == "gelu_tanh"))
+        activation = ACTIVATIONS.get(self.mlp, ACTIVATIONS["gelu"])
+        return self.mlm_norm(activation(self.mlm_dense(x)))
 
     def _logits(self, x):
         table = unshard(self.token_embedding.astype(self.dtype), 0)
