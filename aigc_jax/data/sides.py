@@ -34,10 +34,6 @@ class PairTokenizer:
         """The text of a target."""
         return self.target.decode(ids)
 
-    def boundary(self, ids: Integer[np.ndarray, "length"], place: int) -> int:
-        """The last place of a target up to `place` where a token and a character begin."""
-        return self.target.boundary(ids, place)
-
     def to_json(self) -> str:
         sides = {"source": self.source.to_json(), "target": self.target.to_json()}
         return json.dumps({"kind": "pair", **sides})

@@ -315,7 +315,7 @@ def _numbers(name: str, parameters: str, defaults: list[int], ranges: list[tuple
 
 
 def _dtype(vocab_size: int) -> np.dtype:
-    return np.min_scalar_type(-vocab_size)  # signed, for the padding
+    return np.min_scalar_type(-max(vocab_size, 1))  # signed, for the padding
 
 
 def _characters(texts: np.ndarray, tokenizer: CharTokenizer, width: int) -> np.ndarray:

@@ -241,6 +241,10 @@ def test_each_side_may_have_a_tokenizer_of_its_own(tmp_path):
     assert source.load(section, "train").tokenizer.characters == "abxyz"
     with pytest.raises(UserError, match=r"data\.source_tokenizer is for pairs of files"):
         source.load(config.text("synthetic_reverse", source_tokenizer="char"), "train")
+    write_pairs(tmp_path, train_de="\n\n", train_en="x\ny\n")  # a vocabulary of nothing
+    section.source_tokenizer = "char"
+    with pytest.raises(UserError, match=r'the split "train" of .* is empty'):
+        source.load(section, "train")
 
 
 def test_a_vocabulary_of_the_sources_ends_with_their_end():
